@@ -1,0 +1,101 @@
+"""vitzoo's own manifest: it registers through the same door as a plugin, and like a plugin's it imports no torch."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+
+from vitzoo.attention.caps import AttentionCaps
+from vitzoo.plugin import API_VERSION, Registrar
+from vitzoo.variants import FAMILIES
+from vitzoo_kernels.dense import supported
+
+ANY_DEVICE = ("cpu", "cuda", "mps", "xpu", "meta")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def register(registrar: Registrar) -> None:
+    """Register all that vitzoo brings."""
+    registrar.require_api(API_VERSION)
+    _register_components(registrar)
+    _register_backends(registrar)
+    for family in FAMILIES:
+        module = import_module(f"vitzoo.variants.{family}")
+        for variant in module.VARIANTS:
+            registrar.add("model", variant.name, variant, doc=f"{variant.paper} (arXiv {variant.arxiv})")
+        for alias, name in module.ALIASES.items():
+            registrar.alias("model", alias, name)
+
+
+def _register_components(registrar: Registrar) -> None:
+    for kind, name, target, doc in (
+        ("patch_embed", "conv", "embed.patch:ConvPatchEmbed", "one convolution; a smaller stride overlaps patches"),
+        ("patch_embed", "linear", "embed.patch:LinearPatchEmbed", "patches as vectors, one matrix product"),
+        ("patch_embed", "conv_stem", "embed.stem:ConvStem", "a small CNN before the patches"),
+        ("pos_embed", "learned", "embed.position:LearnedPositions", "a learned table, resampled to any grid"),
+        ("pos_embed", "sincos2d", "embed.position:SinCos2dPositions", "fixed sines and cosines of row and column"),
+        ("pos_embed", "none", "embed.position:NoPositions", "no positions"),
+        ("rope", "none", "embed.rope:no_rope", "no rotation"),
+        ("rope", "axial", "embed.rope:AxialRope", "fixed frequencies, one half of the pairs an axis"),
+        ("rope", "dinov3", "embed.rope:Dinov3Rope", "positions in [-1, 1] whatever the grid"),
+        ("rope", "mixed", "embed.rope:MixedRope", "learned frequencies of both axes, head by head"),
+        ("block", "pre_norm", "block:PreNormBlock", "x + f(norm(x))"),
+        ("block", "post_norm", "block:PostNormBlock", "norm(x + f(x))"),
+        ("block", "res_post_norm", "block:ResPostNormBlock", "x + norm(f(x))"),
+        ("block", "parallel", "block:ParallelBlock", "attention and MLP beside each other, one input projection"),
+        ("norm", "layernorm", "norm:LayerNorm", "layer norm, eps 1e-6"),
+        ("norm", "rmsnorm", "norm:RMSNorm", "root-mean-square norm, eps 1e-6"),
+        ("mlp", "gelu", "mlp:GeluMlp", "exact GELU"),
+        ("mlp", "gelu_tanh", "mlp:GeluTanhMlp", "GELU's tanh approximation"),
+        ("mlp", "quick_gelu", "mlp:QuickGeluMlp", "x * sigmoid(1.702 x)"),
+        ("mlp", "relu", "mlp:ReluMlp", "ReLU"),
+        ("mlp", "swiglu", "mlp:SwiGLU", "SiLU-gated, gate and value as two layers"),
+        ("mlp", "swiglu_packed", "mlp:PackedSwiGLU", "SiLU-gated, gate and value in one layer"),
+        ("pool", "token", "pool.simple:TokenPool", "the class token"),
+        ("pool", "avg", "pool.simple:AvgPool", "mean of the patches"),
+        ("pool", "avgmax", "pool.simple:AvgMaxPool", "half mean, half maximum"),
+        ("pool", "max", "pool.simple:MaxPool", "maximum of the patches"),
+        ("pool", "map", "pool.map:AttentionPool", "a learned query attends to the patches"),
+        ("pool", "distilled", "pool.simple:DistilledPool", "class and distillation token, a head each"),
+        ("pool", "gem", "pool.simple:GemPool", "generalised mean with a learned exponent"),
+        ("pool", "none", "pool.simple:NoPool", "all tokens"),
+    ):
+        registrar.add(kind, name, f"vitzoo.{target}", doc=doc)
+
+
+def _register_backends(registrar: Registrar) -> None:
+    everything = {"backward": True, "cross": True, "bias": True, "bias_grad": True, "key_mask": True, "dropout": True}
+    registrar.add(
+        "attention",
+        "reference",
+        "vitzoo.attention.backends:reference",
+        doc="the definition, in readable PyTorch",
+        caps=AttentionCaps(devices=ANY_DEVICE, dtypes=FLOATS, head_dims=None, lse=True, **everything),
+    )
+    registrar.add(
+        "attention",
+        "sdpa",
+        "vitzoo.attention.backends:sdpa",
+        doc="torch's scaled_dot_product_attention",
+        caps=AttentionCaps(devices=ANY_DEVICE, dtypes=FLOATS, head_dims=None, **everything),
+    )
+    # Triton decides when it is imported whether kernels are interpreted on the CPU or compiled for a GPU.
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    registrar.add(
+        "attention",
+        "triton",
+        "vitzoo.attention.backends:triton",
+        doc="vitzoo's own kernel",
+        caps=AttentionCaps(
+            devices=("cpu",) if interpreted else ("cuda",),
+            dtypes=supported.INTERPRETER_DTYPES if interpreted else supported.DTYPES,
+            head_dims=supported.HEAD_DIMS,
+            packages=(("triton", "{}.{}".format(*supported.MIN_TRITON)),),
+            min_capability=supported.MIN_CAPABILITY,
+            backward=True,
+            cross=True,
+            lse=True,
+            deterministic=True,
+            note="To run the kernel slowly on a CPU, set TRITON_INTERPRET=1 before Python starts.",
+        ),
+    )

@@ -1,0 +1,244 @@
+"""The choice of an attention backend, and its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from vitzoo.attention.caps import AttentionCaps, AttentionProblem, Reason
+from vitzoo.errors import BackendUnsupported
+from vitzoo.plugin import get_entry, get_registry
+
+AttnLike: TypeAlias = str | Sequence[str]
+CallKey: TypeAlias = tuple[torch.device, torch.dtype, int, bool, bool, bool, bool, bool, bool]
+
+# What "auto" tries, in order. A GPU's measured table would put a faster backend of vitzoo's own first; there is none
+# yet. Installed plugins never enter here.
+AUTO: tuple[str, ...] = ("sdpa",)
+
+
+class AttentionFunction(Protocol):
+    """A backend: attention over (B, N, H, D), as described in plugins/README.md."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        """Return (B, N_q, H, D), contiguous."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that is ready to be called.
+
+    Args:
+        name: its registered name.
+        function: runs attention.
+        caps: what it can do.
+    """
+
+    name: str
+    function: AttentionFunction
+    caps: AttentionCaps
+
+
+def backend(name: str) -> Backend:
+    """Return the backend of that name.
+
+    Raises:
+        UnknownNameError: no backend has that name.
+        BackendUnsupported: it needs a package that is not installed.
+        PluginError: its plugin is missing or its code cannot be imported.
+    """
+    entry = get_entry("attention", name)
+    caps = entry.meta.get("caps", AttentionCaps())
+    missing = caps.never_runs()
+    if missing:
+        raise BackendUnsupported(_refusal(f"attn={name!r} can never run here", {name: missing}, caps.note))
+    return Backend(entry.name, entry.load(), caps)
+
+
+class Attend:
+    """Runs attention on the backend that the user chose. All layers of a model share one, so that it can be changed.
+
+    Args:
+        choice: a backend's name (that one and no other), 'auto', or several in the order in which to try them.
+
+    Raises:
+        UnknownNameError: no backend has such a name.
+        BackendUnsupported: none of them can ever run here.
+        ValueError: the choice is empty.
+    """
+
+    def __init__(self, choice: AttnLike = "auto") -> None:
+        self.choice: str | tuple[str, ...] = "auto"
+        self._backends: tuple[Backend, ...] = ()
+        self._plans: dict[CallKey, Backend] = {}
+        self.choose(choice)
+
+    def choose(self, choice: AttnLike, *, head_dims: Sequence[int] = ()) -> None:
+        """Change the choice, or raise and leave it as it was.
+
+        Args:
+            choice: as for the constructor.
+            head_dims: the head dims of the layers that will ask; a backend that has none of them is refused now.
+        """
+        names = (choice,) if isinstance(choice, str) else tuple(choice)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"attn={choice!r} is neither a backend's name nor a sequence of names")
+        expanded = [name for asked in names for name in (AUTO if asked == "auto" else (asked,))]
+        backends, refusals = [], []
+        for name in dict.fromkeys(expanded):
+            try:
+                backends.append(backend(name))
+            except BackendUnsupported as error:
+                refusals.append(str(error))
+        if not backends:
+            raise BackendUnsupported("\n".join(refusals))
+        chosen = tuple(backends)
+        for head_dim in head_dims:
+            _require(names, chosen, head_dim)
+        self.choice = choice if isinstance(choice, str) else names
+        self._backends = chosen
+        self._plans = {}
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """The backends that may run, in the order in which they are tried."""
+        return self._backends
+
+    def require(self, *, head_dim: int) -> None:
+        """Raise BackendUnsupported when no allowed backend has this head dim, whatever the input."""
+        _require((self.choice,) if isinstance(self.choice, str) else self.choice, self._backends, head_dim)
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        bias: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        scale: float | None = None,
+        dropout_p: float = 0.0,
+    ) -> Tensor:
+        """Compute softmax(q k^T * scale + bias) v.
+
+        Args:
+            q: (B, N_q, H, D).
+            k: (B, N_k, H, D).
+            v: (B, N_k, H, D).
+            bias: added to the scores, broadcastable to (B, H, N_q, N_k).
+            key_mask: (B, N_k), True where attention may look.
+            scale: factor on the scores; D ** -0.5 when None.
+            dropout_p: share of weights dropped.
+
+        Returns:
+            (B, N_q, H, D), contiguous.
+
+        Raises:
+            BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
+        """
+        key = call_key(q, k, v, bias, key_mask, dropout_p)
+        chosen = self._plans.get(key)
+        if chosen is None:
+            chosen = self._plans[key] = self.select(problem_of(key, q.shape[1], k.shape[1]))
+        options: dict[str, Any] = {}
+        if bias is not None:
+            options["bias"] = bias
+        if key_mask is not None:
+            options["key_mask"] = key_mask
+        if scale is not None:
+            options["scale"] = scale
+        if dropout_p > 0:
+            options["dropout_p"] = dropout_p
+        return chosen.function(q, k, v, **options)
+
+    def select(self, problem: AttentionProblem) -> Backend:
+        """Return the first allowed backend that can run the problem.
+
+        Raises:
+            BackendUnsupported: none can; the message holds all reasons.
+        """
+        refusals: dict[str, tuple[Reason, ...]] = {}
+        notes = []
+        for candidate in self._backends:
+            reasons = candidate.caps.reasons_against(problem)
+            if not reasons:
+                return candidate
+            refusals[candidate.name] = reasons
+            notes.append(candidate.caps.note)
+        able = [name for name in who_can_run(problem) if name not in refusals]
+        message = _refusal(f"attn={self.choice!r} cannot run this call", refusals, *notes)
+        raise BackendUnsupported(f"{message}\n  who could: {', '.join(able) or 'nobody'}; pass attn= or call set_attention")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"choice": self.choice}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["choice"])  # type: ignore[misc]
+
+
+def who_can_run(problem: AttentionProblem) -> list[str]:
+    """Return the names of all registered backends that can run the problem."""
+    return [name for name, reasons in refusals_of_all(problem).items() if not reasons]
+
+
+def refusals_of_all(problem: AttentionProblem) -> dict[str, tuple[Reason, ...]]:
+    """Return {backend: reasons against it} for every registered backend."""
+    return {
+        entry.name: entry.meta.get("caps", AttentionCaps()).reasons_against(problem)
+        for entry in get_registry().entries("attention")
+    }
+
+
+def call_key(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, dropout_p: float
+) -> CallKey:
+    """Return what the choice of a backend depends on, cheaply: an `AttentionProblem` would cost 3 us a layer."""
+    grad = torch.is_grad_enabled()
+    return (
+        q.device,
+        q.dtype,
+        q.shape[3],
+        q.shape[1] == k.shape[1],
+        bias is not None,
+        grad and bias is not None and bias.requires_grad,
+        key_mask is not None,
+        dropout_p > 0,
+        grad and (q.requires_grad or k.requires_grad or v.requires_grad),
+    )
+
+
+def problem_of(key: CallKey, n_q: int, n_k: int) -> AttentionProblem:
+    """Return the problem of a call with that key, for n_q queries and n_k keys."""
+    device, dtype, head_dim, _, bias, bias_grad, key_mask, dropout, needs_grad = key
+    return AttentionProblem(
+        device=device.type,
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        dtype=str(dtype).removeprefix("torch."),
+        head_dim=head_dim,
+        n_q=n_q,
+        n_k=n_k,
+        bias=bias,
+        bias_grad=bias_grad,
+        key_mask=key_mask,
+        dropout=dropout,
+        needs_grad=needs_grad,
+    )
+
+
+def _require(names: Sequence[str], backends: Sequence[Backend], head_dim: int) -> None:
+    refusals = {candidate.name: candidate.caps.never_runs(head_dim=head_dim) for candidate in backends}
+    if all(refusals.values()):
+        asked = repr(names[0]) if len(names) == 1 else repr(tuple(names))
+        raise BackendUnsupported(_refusal(f"attn={asked} can never run this model", refusals))
+
+
+def _refusal(what: str, refusals: dict[str, tuple[Reason, ...]], *notes: str) -> str:
+    lines = [f"{what}:"]
+    lines += [f"  {name}: {reason}" for name, reasons in refusals.items() for reason in reasons]
+    lines += [f"  {note}" for note in dict.fromkeys(notes) if note]
+    return "\n".join(lines)

@@ -1,0 +1,247 @@
+"""From a name to a built model: the only file that builds from the registry."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitzoo.attention.maps import set_attention
+from vitzoo.attention.select import Attend, AttnLike
+from vitzoo.block import BlockParts
+from vitzoo.catalog import find_model
+from vitzoo.config import Component, FrozenDict, ViTConfig
+from vitzoo.embed.patch import PatchParts
+from vitzoo.errors import ConfigError, suggestion
+from vitzoo.features import FeatureExtractor
+from vitzoo.model import VisionTransformer
+from vitzoo.plugin import get_entry
+from vitzoo.pool.simple import Pool, PoolParts
+from vitzoo.preprocess import Preprocess
+from vitzoo.weights.apply import apply_weights
+from vitzoo.weights.source import read_weights
+
+
+def create(
+    name: str | ViTConfig,
+    /,
+    *,
+    weights: str | None = None,
+    attn: AttnLike = "auto",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    **config: Any,
+) -> nn.Module:
+    """Build a model by name.
+
+    Args:
+        name: a variant ('vit_small', 'vit_base_patch16_224', with '.tag' for the switches that belong to one set of
+            weights), a plugin's model ('swin/tiny'), or a ViTConfig.
+        weights: a file (.safetensors, or .pth and .bin, read without unpickling), a directory that `save` wrote, or
+            'hf-hub:org/name[@revision]'; None for freshly drawn weights.
+        attn: 'auto', the name of an attention backend (that one and no other), or several in order.
+        device: where the model is built; torch's default device when None.
+        dtype: of its weights; torch's default dtype when None.
+        features_only: return a model that gives the features of chosen blocks, each (B, C, rows, columns).
+        out_indices: the last n blocks, or these blocks, for `features_only`; 3 when None.
+        **config: settings of ViTConfig to change: `img_size=384`, `pool="map"`, `norm=("layernorm", {"eps": 1e-5})`;
+            for a plugin's model, its own arguments.
+
+    Returns:
+        The model, in training mode like every new torch module.
+
+    Raises:
+        UnknownNameError: nothing has such a name; the message holds the near names.
+        ConfigError: a setting that does not exist, or that no model can have.
+        BackendUnsupported: `attn` can never run here, or never this model.
+        CheckpointError: the weights do not fit; nothing was loaded.
+        PluginError: the name belongs to a plugin that is missing or broken.
+    """
+    if out_indices is not None and not features_only:
+        raise ConfigError(f"out_indices={out_indices!r} is for features_only=True")
+    recipe = _recipe(name, config, attn)
+    if weights is None:
+        with torch.device(torch.get_default_device() if device is None else device):
+            model = recipe.build()
+            if isinstance(model, VisionTransformer):
+                model.init_weights(needs_reset=False)
+        model = model if dtype is None else model.to(dtype)
+    else:
+        # Read before anything is built; built without memory, since every weight comes from the file.
+        state = read_weights(weights)
+        with torch.device("meta"):
+            model = recipe.build()
+        if _computes_buffers(model):
+            model = recipe.build()
+        apply_weights(
+            model,
+            state,
+            device=torch.get_default_device() if device is None else torch.device(device),
+            dtype=torch.get_default_dtype() if dtype is None else dtype,
+        )
+    return FeatureExtractor(model, 3 if out_indices is None else out_indices) if features_only else model
+
+
+def build(config: ViTConfig, attend: Attend) -> VisionTransformer:
+    """Build a ViT of registered components, its linear layers as torch draws them.
+
+    Args:
+        config: the settings.
+        attend: runs the attention of all layers.
+
+    Raises:
+        UnknownNameError: a slot names a component that nothing has.
+        ConfigError: the components do not fit each other, or take no such arguments.
+        BackendUnsupported: the backend can never run this head dim.
+    """
+    norm = partial(make, "norm", config.norm)
+    mlp = partial(make, "mlp", config.mlp)
+    builder = Builder(attend)
+    patch_parts = PatchParts(
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+        in_chans=config.in_chans,
+        embed_dim=config.embed_dim,
+        bias=not config.pre_norm,
+        dynamic_img_size=config.dynamic_img_size,
+        dynamic_img_pad=config.dynamic_img_pad,
+        norm=norm,
+    )
+    last = max(1, config.depth - 1)
+    blocks = [
+        make(
+            "block",
+            config.block,
+            BlockParts(
+                dim=config.embed_dim,
+                num_heads=config.num_heads,
+                mlp_hidden_dim=config.mlp_hidden_dim,
+                index=index,
+                qkv_bias=config.qkv_bias,
+                qkv_fused=config.qkv_fused,
+                qk_norm=config.qk_norm,
+                proj_bias=config.proj_bias,
+                scale_attn_norm=config.scale_attn_norm,
+                scale_mlp_norm=config.scale_mlp_norm,
+                init_values=config.init_values,
+                proj_drop=config.proj_drop_rate,
+                attn_drop=config.attn_drop_rate,
+                drop_path=config.drop_path_rate * index / last,
+                attend=attend,
+                norm=norm,
+                mlp=mlp,
+                act_layer=getattr(get_entry("mlp", config.mlp.name).load(), "act_layer", None),
+                mlp_name=config.mlp.name,
+            ),
+        )
+        for index in range(config.depth)
+    ]
+    return VisionTransformer(
+        config,
+        patch_embed=make("patch_embed", config.patch_embed, patch_parts),
+        position=make("pos_embed", config.pos_embed, embed_dim=config.embed_dim),
+        rope=make("rope", config.rope, head_dim=config.head_dim, num_heads=config.num_heads, depth=config.depth),
+        blocks=blocks,
+        norm_pre=norm(config.embed_dim) if config.pre_norm else nn.Identity(),
+        norm=norm(config.embed_dim) if config.final_norm and not config.uses_fc_norm else nn.Identity(),
+        pool=builder.pool(config),
+        fc_norm=norm(config.embed_dim) if config.uses_fc_norm else nn.Identity(),
+        builder=builder,
+    )
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What a model keeps to build a part later by name."""
+
+    attend: Attend
+
+    def pool(self, config: ViTConfig) -> Pool:
+        """Return the pool that `config` names."""
+        pool: Pool = make(
+            "pool",
+            config.pool,
+            PoolParts(
+                dim=config.embed_dim,
+                num_heads=config.num_heads,
+                mlp_ratio=config.mlp_ratio,
+                include_prefix=config.pool_include_prefix,
+                attend=self.attend,
+                norm=partial(make, "norm", config.norm),
+                mlp=partial(make, "mlp", config.mlp),
+            ),
+        )
+        return pool
+
+
+def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
+    """Build one component from what its protocol gives it and from its own arguments.
+
+    Raises:
+        UnknownNameError: nothing of that kind has the name.
+        ConfigError: it takes no such argument.
+    """
+    target = get_entry(kind, component.name).load()
+    signature = inspect.signature(target)
+    own = [
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in kwargs
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for name in component.args:
+        if name in kwargs or not (takes_any or name in own):
+            raise ConfigError(
+                f"{kind} {component.name!r} takes no argument {name!r} (possible: {', '.join(own) or 'none'})."
+                f"{suggestion(name, own)}"
+            )
+    return target(*args, **kwargs, **component.args)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    name: str
+    attn: AttnLike
+    config: ViTConfig | None = None
+    preprocess: Preprocess | None = None
+    target: Any = None
+    options: FrozenDict | None = None
+
+    def build(self) -> nn.Module:
+        model: nn.Module
+        if self.config is not None:
+            model = build(self.config, Attend(self.attn))
+            if self.preprocess is not None:
+                model.preprocess = self.preprocess
+        else:
+            model = self.target(**(self.options or {}))
+            if self.attn != "auto":
+                set_attention(model, self.attn)
+            if not hasattr(model, "config"):
+                model.config = self.options  # type: ignore[assignment]
+        model.model_name = self.name  # type: ignore[assignment]
+        return model
+
+
+def _recipe(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> _Recipe:
+    if isinstance(name, ViTConfig):
+        return _Recipe(name="", attn=attn, config=name.with_changes(**config))
+    found = find_model(name)
+    if found.config is None:
+        return _Recipe(name=found.name, attn=attn, target=found.target, options=FrozenDict(config))
+    return _Recipe(
+        name=found.name, attn=attn, config=found.config.with_changes(**config), preprocess=found.preprocess
+    )
+
+
+def _computes_buffers(model: nn.Module) -> bool:
+    """Whether a part holds a buffer that no checkpoint has, so that it must be built for real."""
+    kept = set(model.state_dict())
+    return any(name not in kept for name, _ in model.named_buffers())

@@ -1,0 +1,122 @@
+"""What a checkpoint expects its images to be: size, crop, interpolation, mean and standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from vitzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """From an image file to what the model takes.
+
+    Args:
+        mean: subtracted from each channel of an image in [0, 1].
+        std: what each channel is then divided by.
+        crop_pct: share of the resized image's side that the centre crop keeps.
+        interpolation: how the image is resized: nearest, bilinear or bicubic.
+        crop_mode: 'center': resize the shorter side, then crop; 'squash': resize both sides, then crop.
+
+    Raises:
+        ConfigError: a value that no image can be processed with.
+    """
+
+    mean: tuple[float, ...] = INCEPTION_MEAN
+    std: tuple[float, ...] = INCEPTION_STD
+    crop_pct: float = 0.9
+    interpolation: str = "bicubic"
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if len(self.mean) != len(self.std) or not self.mean or min(self.std) <= 0:
+            raise ConfigError(f"mean={self.mean} and std={self.std} are not one value a channel, std above 0")
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct={self.crop_pct} is out of range (possible: 0 < crop_pct <= 1)")
+        if self.interpolation not in INTERPOLATIONS or self.crop_mode not in ("center", "squash"):
+            raise ConfigError(
+                f"interpolation={self.interpolation!r} or crop_mode={self.crop_mode!r} is unknown "
+                f"(possible: {', '.join(INTERPOLATIONS)}; center, squash)"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def to_timm(self, *, in_chans: int, img_size: tuple[int, int], num_classes: int) -> dict[str, Any]:
+        """Return the dict that timm's `resolve_data_config` reads."""
+        mean, std = self.for_channels(in_chans)
+        return {
+            "input_size": (in_chans, *img_size),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+            "crop_mode": self.crop_mode,
+            "mean": mean,
+            "std": std,
+            "num_classes": num_classes,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        }
+
+    def for_channels(self, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Return (mean, std) for a number of channels: as they are, or their averages repeated."""
+        if len(self.mean) == in_chans:
+            return self.mean, self.std
+        count = len(self.mean)
+        return (sum(self.mean) / count,) * in_chans, (sum(self.std) / count,) * in_chans
+
+
+def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]:
+    """Return torchvision v2 transforms from a PIL image or a uint8 tensor (C, H, W) to what the model takes.
+
+    Args:
+        model: a model that `vitzoo.create` made.
+        train: random resized crop and flip, instead of resize and centre crop.
+
+    Returns:
+        A callable; its result is a float32 tensor (in_chans, height, width).
+
+    Raises:
+        ConfigError: the model says nothing of its images, or takes a number of channels other than 1 and 3.
+    """
+    import torch
+    from torchvision.transforms import InterpolationMode, v2
+
+    preprocess = getattr(model, "preprocess", None)
+    config = getattr(model, "config", None)
+    if not isinstance(preprocess, Preprocess) or config is None:
+        raise ConfigError(f"{type(model).__name__} does not say how its images are to be processed")
+    if config.in_chans not in (1, 3):
+        raise ConfigError(f"an image file has 1 or 3 channels; the model takes in_chans={config.in_chans}")
+    height, width = config.img_size
+    mode = InterpolationMode(preprocess.interpolation)
+    mean, std = preprocess.for_channels(config.in_chans)
+    if train:
+        fit: list[Any] = [v2.RandomResizedCrop((height, width), interpolation=mode), v2.RandomHorizontalFlip()]
+    else:
+        resized = [round(side / preprocess.crop_pct) for side in (height, width)]
+        # One number lets torchvision keep the image's proportions.
+        size: list[int] = resized if preprocess.crop_mode == "squash" or height != width else resized[:1]
+        fit = [v2.Resize(size, interpolation=mode), v2.CenterCrop((height, width))]
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RGB() if config.in_chans == 3 else v2.Grayscale(),
+            *fit,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )

@@ -1,0 +1,3 @@
+"""The tables of variants: one file a family."""
+
+FAMILIES = ("vit",)

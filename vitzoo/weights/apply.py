@@ -1,0 +1,67 @@
+"""Putting tensors into a model: all of them, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vitzoo.errors import CheckpointError
+from vitzoo.weights.timm import from_timm
+
+SHOWN = 6
+
+
+def apply_weights(
+    model: nn.Module, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Replace every weight of the model, or raise and leave it as it was.
+
+    Args:
+        model: it may be on the meta device.
+        state: {name: tensor}; timm's `Eva` names are accepted.
+        device: where the weights go.
+        dtype: what floating point weights become.
+
+    Raises:
+        CheckpointError: names are missing or unexpected, or shapes differ; the message lists all three.
+    """
+    renamed = from_timm(state)
+    check_fit(model, renamed)
+    ready = {
+        name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        for name, tensor in renamed.items()
+    }
+    model.load_state_dict(ready, strict=True, assign=True)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the names and shapes are exactly the model's."""
+    own = model.state_dict()
+    missing = sorted(set(own) - set(state))
+    unexpected = sorted(set(state) - set(own))
+    mismatched = [
+        f"{name} {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in sorted(set(own) & set(state))
+        if own[name].shape != state[name].shape
+    ]
+    if not (missing or unexpected or mismatched):
+        return
+    lines = ["the weights do not fit the model; nothing was loaded."]
+    lines += [
+        f"  {label} ({len(names)}): {_shown(names)}"
+        for label, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched))
+        if names
+    ]
+    problems = {line.split(" ")[0].partition(".")[0] for line in [*missing, *unexpected, *mismatched]}
+    if problems <= {"head", "head_dist"}:
+        lines.append("  Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier")
+    elif problems <= {"pos_embed", "patch_embed"}:
+        lines.append("  Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size")
+    raise CheckpointError("\n".join(lines))
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return "; ".join(names[:SHOWN]) + more
