@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vitzoo.catalog import list_models as list_models
     from vitzoo.config import Component as Component
     from vitzoo.config import ViTConfig as ViTConfig
-    from vitzoo.factory import create as create
     from vitzoo.errors import VitzooError as VitzooError
+    from vitzoo.factory import create as create
     from vitzoo.plugin import PluginStatus as PluginStatus
     from vitzoo.plugin import Registrar as Registrar
     from vitzoo.plugin import plugins as plugins
@@ -50,7 +50,7 @@ _HOMES = {
     "transforms": "vitzoo.preprocess",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names are strings
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import import_module
+
+from vitzoo_kernels.dense import supported
 
 from vitzoo.attention.caps import AttentionCaps
 from vitzoo.plugin import API_VERSION, Registrar
 from vitzoo.variants import FAMILIES
-from vitzoo_kernels.dense import supported
 
 ANY_DEVICE = ("cpu", "cuda", "mps", "xpu", "meta")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -64,27 +66,37 @@ def _register_components(registrar: Registrar) -> None:
 
 
 def _register_backends(registrar: Registrar) -> None:
-    everything = {"backward": True, "cross": True, "bias": True, "bias_grad": True, "key_mask": True, "dropout": True}
+    in_torch = AttentionCaps(
+        devices=ANY_DEVICE,
+        dtypes=FLOATS,
+        head_dims=None,
+        backward=True,
+        cross=True,
+        bias=True,
+        bias_grad=True,
+        key_mask=True,
+        dropout=True,
+    )
     registrar.add(
         "attention",
         "reference",
-        "vitzoo.attention.backends:reference",
+        "vitzoo_kernels:attention_reference",
         doc="the definition, in readable PyTorch",
-        caps=AttentionCaps(devices=ANY_DEVICE, dtypes=FLOATS, head_dims=None, lse=True, **everything),
+        caps=replace(in_torch, lse=True),
     )
     registrar.add(
         "attention",
         "sdpa",
         "vitzoo.attention.backends:sdpa",
         doc="torch's scaled_dot_product_attention",
-        caps=AttentionCaps(devices=ANY_DEVICE, dtypes=FLOATS, head_dims=None, **everything),
+        caps=in_torch,
     )
     # Triton decides when it is imported whether kernels are interpreted on the CPU or compiled for a GPU.
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     registrar.add(
         "attention",
         "triton",
-        "vitzoo.attention.backends:triton",
+        "vitzoo_kernels:attention",
         doc="vitzoo's own kernel",
         caps=AttentionCaps(
             devices=("cpu",) if interpreted else ("cuda",),

@@ -26,7 +26,7 @@ class FrozenDict(dict[str, Any]):
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
         raise TypeError("the arguments of a Component cannot be changed; make a new Component")
 
-    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -209,7 +209,9 @@ class ViTConfig:
     @property
     def uses_fc_norm(self) -> bool:
         """Whether the final norm stands after pooling."""
-        return self.final_norm and (self.pool.name in ("avg", "avgmax", "max") if self.fc_norm is None else self.fc_norm)
+        return self.final_norm and (
+            self.pool.name in ("avg", "avgmax", "max") if self.fc_norm is None else self.fc_norm
+        )
 
     def components(self) -> Iterator[Component]:
         """Yield the component of every slot."""
@@ -257,6 +259,8 @@ class ViTConfig:
             value = getattr(self, item.name)
             if item.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{item.name}={value!r} is neither True nor False")
+            if item.type == "bool | None" and value not in (True, False, None):
+                raise ConfigError(f"{item.name}={value!r} is neither True, False nor None")
             if item.type in ("float", "float | None") and value is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ConfigError(f"{item.name}={value!r} is not a finite number")
@@ -284,13 +288,22 @@ class ViTConfig:
             )
         if self.mlp_hidden_dim < 1:
             raise ConfigError(f"mlp_ratio={self.mlp_ratio} leaves the MLP no hidden unit at embed_dim={self.embed_dim}")
-        for name in ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate"):
+        for name in (
+            "drop_rate",
+            "pos_drop_rate",
+            "patch_drop_rate",
+            "proj_drop_rate",
+            "attn_drop_rate",
+            "drop_path_rate",
+        ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} is out of range (possible: 0 <= {name} < 1)")
         if self.qkv_bias not in (True, False, "qv"):
             raise ConfigError(f"qkv_bias={self.qkv_bias!r} is unknown (possible: True, False, 'qv')")
         if self.dist_token and not self.class_token:
-            raise ConfigError("dist_token=True needs class_token=True: the distillation token stands after the class token")
+            raise ConfigError(
+                "dist_token=True needs class_token=True: the distillation token stands after the class token"
+            )
         if self.pool.name == "token" and not self.class_token:
             raise ConfigError("pool='token' needs class_token=True; without a class token use pool='avg' or 'map'")
         if self.pool.name == "distilled" and not self.dist_token:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -212,7 +212,7 @@ class _Recipe:
     config: ViTConfig | None = None
     preprocess: Preprocess | None = None
     target: Any = None
-    options: FrozenDict | None = None
+    options: FrozenDict = field(default_factory=FrozenDict)
 
     def build(self) -> nn.Module:
         model: nn.Module
@@ -221,7 +221,7 @@ class _Recipe:
             if self.preprocess is not None:
                 model.preprocess = self.preprocess
         else:
-            model = self.target(**(self.options or {}))
+            model = self.target(**self.options)
             if self.attn != "auto":
                 set_attention(model, self.attn)
             if not hasattr(model, "config"):
@@ -236,9 +236,7 @@ def _recipe(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> _R
     found = find_model(name)
     if found.config is None:
         return _Recipe(name=found.name, attn=attn, target=found.target, options=FrozenDict(config))
-    return _Recipe(
-        name=found.name, attn=attn, config=found.config.with_changes(**config), preprocess=found.preprocess
-    )
+    return _Recipe(name=found.name, attn=attn, config=found.config.with_changes(**config), preprocess=found.preprocess)
 
 
 def _computes_buffers(model: nn.Module) -> bool:

@@ -57,6 +57,6 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return one (B, C, rows, columns) for each chosen block, from images (B, in_chans, H, W)."""
-        return self.model.forward_intermediates(  # type: ignore[no-any-return, operator]
+        return self.model.forward_intermediates(  # type: ignore[operator]
             x, self.out_indices, norm=self.norm, intermediates_only=True
         )

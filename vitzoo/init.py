@@ -36,11 +36,11 @@ def init_vit(module: nn.Module, mode: str = "", *, needs_reset: bool = False, nu
             std = math.sqrt(1 / part.weight[0].numel()) / 0.87962566103423978
             nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
             _zero(part.bias)
-        elif needs_reset and part is not module and callable(getattr(part, "reset_parameters", None)):
-            part.reset_parameters()
+        elif needs_reset and part is not module:
+            _call_if_present(part, "reset_parameters")
     for part in module.modules():
-        if part is not module and callable(getattr(part, "init_weights", None)):
-            part.init_weights()
+        if part is not module:
+            _call_if_present(part, "init_weights")
 
 
 def _init_linear(layer: nn.Linear, name: str, mode: str, num_classes: int) -> None:
@@ -64,6 +64,12 @@ def _init_linear(layer: nn.Linear, name: str, mode: str, num_classes: int) -> No
             nn.init.normal_(layer.bias, std=1e-6)
         else:
             _zero(layer.bias)
+
+
+def _call_if_present(part: nn.Module, method: str) -> None:
+    function = getattr(part, method, None)
+    if callable(function):
+        function()
 
 
 def _zero(bias: torch.Tensor | None) -> None:

@@ -175,9 +175,7 @@ class VisionTransformer(nn.Module):
         """
         return self.forward_head(self.forward_features(x, attn_mask=attn_mask, patch_mask=patch_mask))
 
-    def forward_features(
-        self, x: Tensor, attn_mask: Tensor | None = None, patch_mask: Tensor | None = None
-    ) -> Tensor:
+    def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, patch_mask: Tensor | None = None) -> Tensor:
         """Return all tokens (B, P + N, C) after the blocks and the final norm; arguments as for `forward`."""
         tokens, rotations, _ = self._embed(x, patch_mask)
         bias, key_mask = self._split_mask(attn_mask, tokens)
@@ -253,7 +251,7 @@ class VisionTransformer(nn.Module):
         prefixes = [picked[i][:, :prefix_count] for i in taken]
         patches = [picked[i][:, prefix_count:] for i in taken]
         if output_fmt == "NCHW":
-            patches = [part.transpose(1, 2).unflatten(2, grid).contiguous() for part in patches]
+            patches = [part.transpose(1, 2).reshape(part.shape[0], -1, *grid) for part in patches]
         if output_dict:
             result: dict[str, Any] = {"image_intermediates": patches}
             if return_prefix_tokens and prefix_count:
@@ -414,7 +412,12 @@ class VisionTransformer(nn.Module):
         init_vit(self, mode, needs_reset=needs_reset, num_classes=self.num_classes)
         if self.pos_embed is not None:
             nn.init.normal_(self.pos_embed, std=0.02)
-        for token, std in ((self.cls_token, 1e-6), (self.reg_token, 1e-6), (self.dist_token, 0.02), (self.mask_token, 0.02)):
+        for token, std in (
+            (self.cls_token, 1e-6),
+            (self.reg_token, 1e-6),
+            (self.dist_token, 0.02),
+            (self.mask_token, 0.02),
+        ):
             if token is not None:
                 nn.init.normal_(token, std=std)
 
@@ -460,7 +463,9 @@ class VisionTransformer(nn.Module):
         prefix_position, patch_position = self.position(patches, self.pos_embed, self.patch_embed.grid_size, grid)
         if patch_position is not None:
             patches = patches + patch_position
-        prefix = [token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None]
+        prefix: list[Tensor] = [
+            token for token in (self.cls_token, self.dist_token, self.reg_token) if token is not None
+        ]
         tokens = patches
         if prefix:
             # The prefix is the same for all images: its positions are added once.
@@ -486,9 +491,7 @@ class VisionTransformer(nn.Module):
             )
         return torch.where(patch_mask[..., None], self.mask_token.to(patches.dtype), patches)
 
-    def _drop_patches(
-        self, tokens: Tensor, rotations: list[Rotation | None]
-    ) -> tuple[Tensor, list[Rotation | None]]:
+    def _drop_patches(self, tokens: Tensor, rotations: list[Rotation | None]) -> tuple[Tensor, list[Rotation | None]]:
         """Keep a random share of each image's patches, and the rotations that belong to them."""
         batch, count, channels = tokens.shape
         prefix = self.num_prefix_tokens
@@ -498,7 +501,7 @@ class VisionTransformer(nn.Module):
         kept = torch.cat([first, kept], dim=1)  # (B, P + kept)
         tokens = tokens.gather(1, kept[..., None].expand(-1, -1, channels))
         picked = [
-            None if rotation is None else Rotation(rotation.sin[kept], rotation.cos[kept], rotation.half)
+            None if rotation is None else Rotation(rotation.sin[kept], rotation.cos[kept], rotation.by_half)
             for rotation in rotations
         ]
         return tokens, picked
@@ -507,14 +510,14 @@ class VisionTransformer(nn.Module):
         if attn_mask is None:
             return None, None
         if self.config.patch_drop_rate and self.training:
-            raise InputError("attn_mask and patch_drop_rate do not go together while training: the mask's tokens are dropped")
+            raise InputError(
+                "attn_mask and patch_drop_rate do not go together while training: the mask's tokens are dropped"
+            )
         return split_mask(attn_mask, tokens, num_heads=self.config.num_heads)
 
     def _run(
         self, block: nn.Module, x: Tensor, bias: Tensor | None, key_mask: Tensor | None, rotation: Rotation | None
     ) -> Tensor:
         if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(  # type: ignore[no-any-return]
-                block, x, bias=bias, key_mask=key_mask, rotation=rotation, use_reentrant=False
-            )
-        return block(x, bias=bias, key_mask=key_mask, rotation=rotation)  # type: ignore[no-any-return]
+            return checkpoint(block, x, bias=bias, key_mask=key_mask, rotation=rotation, use_reentrant=False)
+        return block(x, bias=bias, key_mask=key_mask, rotation=rotation)

@@ -222,7 +222,9 @@ def _take(registry: Registry, name: str, points: list[EntryPoint], enabled: set[
     if enabled is not None and name not in enabled:
         return status("disabled", "VITZOO_PLUGINS does not name it")
     if len(packages) > 1:
-        return status("conflict", f"the distributions {distribution} all provide a plugin named {name!r}; uninstall one")
+        return status(
+            "conflict", f"the distributions {distribution} all provide a plugin named {name!r}; uninstall one"
+        )
     try:
         check_name("model", name, namespaced=False)
         registrar = Registrar(name)
@@ -256,7 +258,7 @@ def _raise_unknown(registry: Registry, kind: str, name: str) -> NoReturn:
         )
     if status is not None and status.state != "loaded":
         raise PluginError(
-            f"{kind} {name!r} belongs to plugin {namespace!r} ({status.distribution or 'no package'} {status.version}), "
+            f"{kind} {name!r} is of plugin {namespace!r} of {status.distribution or 'no package'} {status.version}, "
             f"which is not available ({status.state}): {status.detail}"
         )
     own = [known_name for known_name in known if known_name.startswith(f"{namespace}/")]

@@ -96,7 +96,9 @@ class Registry:
             ValueError: the target is a string but not 'package.module:attribute'.
         """
         if isinstance(entry.target, str) and not _TARGET.fullmatch(entry.target):
-            raise ValueError(f"target {entry.target!r} of {entry.kind} {entry.name!r} is not 'package.module:attribute'")
+            raise ValueError(
+                f"target {entry.target!r} of {entry.kind} {entry.name!r} is not 'package.module:attribute'"
+            )
         self._refuse_taken(entry.kind, entry.name, entry.provider)
         self._entries[entry.kind, entry.name] = entry
 

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 import torch
+import vitzoo_kernels
 from torch import Tensor, nn
 
-import vitzoo_kernels
 from vitzoo.attention.caps import Reason
 from vitzoo.attention.select import Attend, AttnLike, call_key, problem_of, refusals_of_all
 from vitzoo.errors import InputError, suggestion
@@ -26,7 +26,9 @@ def attention_layers(model: nn.Module) -> dict[str, nn.Module]:
     Raises:
         InputError: there is none.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(getattr(module, "attend", None), Attend)}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(getattr(module, "attend", None), Attend)
+    }
     if not layers:
         raise InputError(f"{type(model).__name__} has no attention layer that vitzoo can look into or switch")
     return layers
@@ -84,7 +86,9 @@ def attention_maps(
     chosen = _choose_layers(every, layers)
     prefix = getattr(model, "num_prefix_tokens", 0)
     if queries == "cls" and not getattr(model, "has_class_token", False):
-        raise InputError("queries='cls' needs a class token, which this model has not; use queries='patches' or numbers")
+        raise InputError(
+            "queries='cls' needs a class token, which this model has not; use queries='patches' or numbers"
+        )
     maps: dict[str, Tensor] = {}
 
     def record(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ def split_mask(mask: Tensor, tokens: Tensor, *, num_heads: int) -> tuple[Tensor 
     )
     if not fits:
         raise InputError(
-            f"attn_mask has shape {tuple(mask.shape)}; for {batch} images of {count} tokens (prefix tokens included) and "
-            f"{num_heads} heads it is ({count}, {count}), ({batch}, {count}, {count}) or "
+            f"attn_mask has shape {tuple(mask.shape)}; for {batch} images of {count} tokens (with the prefix tokens) "
+            f"and {num_heads} heads it is ({count}, {count}), ({batch}, {count}, {count}) or "
             f"(1 or {batch}, 1 or {num_heads}, 1 or {count}, {count})"
         )
     if mask.dtype != torch.bool:

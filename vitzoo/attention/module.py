@@ -54,12 +54,12 @@ class Attention(nn.Module):
         self.num_heads, self.head_dim = num_heads, dim // num_heads
         self.attend = attend
         self.attend.require(head_dim=self.head_dim)
+        self.qkv: nn.Linear | None = None
         if qkv_fused:
             self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias is True)
             self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
             self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias == "qv" else None
         else:
-            self.qkv = None
             self.q_proj = nn.Linear(dim, dim, bias=bool(qkv_bias))
             self.k_proj = nn.Linear(dim, dim, bias=qkv_bias is True)
             self.v_proj = nn.Linear(dim, dim, bias=bool(qkv_bias))

@@ -142,8 +142,12 @@ class Attend:
             BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
         """
         key = call_key(q, k, v, bias, key_mask, dropout_p)
-        chosen = self._plans.get(key)
-        if chosen is None:
+        if torch.compiler.is_compiling():
+            # The choice is made once, while tracing; a cache would be a side effect that makes the graph stale.
+            chosen = self.select(problem_of(key, q.shape[1], k.shape[1]))
+        elif key in self._plans:
+            chosen = self._plans[key]
+        else:
             chosen = self._plans[key] = self.select(problem_of(key, q.shape[1], k.shape[1]))
         options: dict[str, Any] = {}
         if bias is not None:
@@ -172,7 +176,9 @@ class Attend:
             notes.append(candidate.caps.note)
         able = [name for name in who_can_run(problem) if name not in refusals]
         message = _refusal(f"attn={self.choice!r} cannot run this call", refusals, *notes)
-        raise BackendUnsupported(f"{message}\n  who could: {', '.join(able) or 'nobody'}; pass attn= or call set_attention")
+        raise BackendUnsupported(
+            f"{message}\n  who could: {', '.join(able) or 'nobody'}; pass attn= or call set_attention"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"choice": self.choice}

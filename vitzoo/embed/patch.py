@@ -46,14 +46,26 @@ class PatchEmbed(nn.Module):
         parts: what every patch embedding is built from.
         stride: pixels from one patch to the next; the patch size when None.
         use_norm: normalise the tokens, with the model's norm.
+        drop_rest: leave pixels on the right and below unseen when they make no whole patch, as SigLIP's 14-pixel
+            patches of 384-pixel images do.
+
+    Raises:
+        ConfigError: a stride that leaves gaps or stands still, or `drop_rest` together with `dynamic_img_pad`.
     """
 
     proj: nn.Module
 
     def __init__(
-        self, parts: PatchParts, *, stride: int | tuple[int, int] | None = None, use_norm: bool = False
+        self,
+        parts: PatchParts,
+        *,
+        stride: int | tuple[int, int] | None = None,
+        use_norm: bool = False,
+        drop_rest: bool = False,
     ) -> None:
         super().__init__()
+        if drop_rest and parts.dynamic_img_pad:
+            raise ConfigError("drop_rest=True drops the pixels that dynamic_img_pad=True pads: set one of them")
         self.img_size, self.patch_size = parts.img_size, parts.patch_size
         self.in_chans, self.embed_dim = parts.in_chans, parts.embed_dim
         self.dynamic_img_size, self.dynamic_img_pad = parts.dynamic_img_size, parts.dynamic_img_pad
@@ -63,6 +75,7 @@ class PatchEmbed(nn.Module):
                 f"stride={self.stride} is out of range (possible: 1 to patch_size={self.patch_size}, each side)"
             )
         self.norm = parts.norm(parts.embed_dim) if use_norm else None
+        self.drop_rest = drop_rest
         self.grid_size = self.grid_of(*self.img_size)
 
     @property
@@ -82,9 +95,10 @@ class PatchEmbed(nn.Module):
         """Return the grid (rows, columns) of an image of that size in pixels.
 
         Raises:
-            InputError: the patches do not cover the image exactly and padding is off, or there is no whole patch.
+            InputError: the patches do not cover the image exactly, with neither padding nor `drop_rest`, or there is no
+                whole patch.
         """
-        return grid_of(height, width, patch_size=self.patch_size, stride=self.stride, pad=self.dynamic_img_pad)
+        return self._grid_of(height, width, self.patch_size, self.stride)
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None
@@ -97,7 +111,7 @@ class PatchEmbed(nn.Module):
         """
         img_size, patch_size = img_size or self.img_size, patch_size or self.patch_size
         stride = self.stride if patch_size == self.patch_size else patch_size
-        grid = grid_of(*img_size, patch_size=patch_size, stride=stride, pad=self.dynamic_img_pad)
+        grid = self._grid_of(*img_size, patch_size, stride)
         if patch_size != self.patch_size:
             self._set_patch_size(patch_size)
         self.img_size, self.grid_size = img_size, grid
@@ -117,10 +131,12 @@ class PatchEmbed(nn.Module):
         self._check(image)
         height, width = image.shape[-2:]
         rows, columns = self.grid_of(height, width)
+        covered_h = (rows - 1) * self.stride[0] + self.patch_size[0]
+        covered_w = (columns - 1) * self.stride[1] + self.patch_size[1]
         if self.dynamic_img_pad:
-            below = (rows - 1) * self.stride[0] + self.patch_size[0] - height
-            right = (columns - 1) * self.stride[1] + self.patch_size[1] - width
-            image = F.pad(image, (0, right, 0, below))
+            image = F.pad(image, (0, covered_w - width, 0, covered_h - height))
+        if self.drop_rest:
+            image = image[..., :covered_h, :covered_w]
         tokens = self.project(image)
         return (tokens if self.norm is None else self.norm(tokens)), (rows, columns)
 
@@ -145,6 +161,13 @@ class PatchEmbed(nn.Module):
                 f"{image.shape[-2]}x{image.shape[-1]}; call set_input_size or create it with dynamic_img_size=True"
             )
 
+    def _grid_of(
+        self, height: int, width: int, patch_size: tuple[int, int], stride: tuple[int, int]
+    ) -> tuple[int, int]:
+        return grid_of(
+            height, width, patch_size=patch_size, stride=stride, pad=self.dynamic_img_pad, drop_rest=self.drop_rest
+        )
+
     def _set_patch_size(self, patch_size: tuple[int, int]) -> None:
         raise ConfigError(f"{type(self).__name__} cannot change its patch size from {self.patch_size} to {patch_size}")
 
@@ -156,6 +179,7 @@ class ConvPatchEmbed(PatchEmbed):
         parts: what every patch embedding is built from.
         stride: pixels from one patch to the next; the patch size when None.
         use_norm: normalise the tokens, with the model's norm.
+        drop_rest: leave pixels on the right and below unseen when they make no whole patch.
 
     Source: arXiv 2010.11929; overlapping patches: arXiv 2101.11986.
     """
@@ -163,9 +187,14 @@ class ConvPatchEmbed(PatchEmbed):
     proj: nn.Conv2d
 
     def __init__(
-        self, parts: PatchParts, *, stride: int | tuple[int, int] | None = None, use_norm: bool = False
+        self,
+        parts: PatchParts,
+        *,
+        stride: int | tuple[int, int] | None = None,
+        use_norm: bool = False,
+        drop_rest: bool = False,
     ) -> None:
-        super().__init__(parts, stride=stride, use_norm=use_norm)
+        super().__init__(parts, stride=stride, use_norm=use_norm, drop_rest=drop_rest)
         self.proj = nn.Conv2d(self.in_chans, self.embed_dim, self.patch_size, self.stride, bias=parts.bias)
 
     def project(self, image: Tensor) -> Tensor:
@@ -214,12 +243,13 @@ class LinearPatchEmbed(ConvPatchEmbed):
 
 
 def grid_of(
-    height: int, width: int, *, patch_size: tuple[int, int], stride: tuple[int, int], pad: bool
+    height: int, width: int, *, patch_size: tuple[int, int], stride: tuple[int, int], pad: bool, drop_rest: bool = False
 ) -> tuple[int, int]:
     """Return the grid (rows, columns) of an image of height x width pixels.
 
     Raises:
-        InputError: the patches do not cover the image exactly and `pad` is off, or there is no whole patch.
+        InputError: the patches do not cover the image exactly, `pad` and `drop_rest` being off, or there is no whole
+            patch.
     """
     (patch_h, patch_w), (stride_h, stride_w) = patch_size, stride
     if height < 1 or width < 1 or (not pad and (height < patch_h or width < patch_w)):
@@ -228,11 +258,11 @@ def grid_of(
         )
     if pad:
         return -(-max(height - patch_h, 0) // stride_h) + 1, -(-max(width - patch_w, 0) // stride_w) + 1
-    if (height - patch_h) % stride_h or (width - patch_w) % stride_w:
+    if not drop_rest and ((height - patch_h) % stride_h or (width - patch_w) % stride_w):
         low = (height - (height - patch_h) % stride_h, width - (width - patch_w) % stride_w)
         raise InputError(
             f"an image of {height}x{width} pixels does not divide into patches of {patch_h}x{patch_w} at stride "
             f"{stride_h}x{stride_w}; possible: {low[0]}x{low[1]} or {low[0] + stride_h}x{low[1] + stride_w}, "
-            "or any size with dynamic_img_pad=True"
+            "or any size with dynamic_img_pad=True or patch_embed=('conv', {'drop_rest': True})"
         )
     return (height - patch_h) // stride_h + 1, (width - patch_w) // stride_w + 1

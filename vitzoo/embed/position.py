@@ -25,7 +25,7 @@ class Positions(nn.Module):
         raise NotImplementedError
 
     def resize(self, table: Tensor, old_grid: tuple[int, int], new_grid: tuple[int, int]) -> Tensor:
-        """Return the table (1, P + H * W, C) of another grid; P, the rows of the prefix tokens, is what is left over."""
+        """Return the table (1, P + H * W, C) of another grid, its P first rows, those of prefix tokens, unchanged."""
         raise NotImplementedError
 
     def forward(
@@ -50,7 +50,7 @@ class NoPositions(Positions):
 
     def table_shape(self, num_rows: int) -> None:
         """Return None: there is no table."""
-        return None
+        return
 
     def forward(
         self, tokens: Tensor, table: Tensor | None, table_grid: tuple[int, int], grid: tuple[int, int]
@@ -142,7 +142,7 @@ class SinCos2dPositions(Positions):
 
     def table_shape(self, num_rows: int) -> None:
         """Return None: the waves are computed."""
-        return None
+        return
 
     def forward(
         self, tokens: Tensor, table: Tensor | None, table_grid: tuple[int, int], grid: tuple[int, int]

@@ -22,12 +22,12 @@ class Rotation(NamedTuple):
     Args:
         sin: (N, 1 or H, D), or (B, N, 1 or H, D) when each image kept other patches.
         cos: like `sin`.
-        half: whether channel i pairs with i + D / 2; else 2i pairs with 2i + 1.
+        by_half: whether channel i pairs with i + D / 2; else 2i pairs with 2i + 1.
     """
 
     sin: Tensor
     cos: Tensor
-    half: bool
+    by_half: bool
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -40,10 +40,10 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     Returns:
         Like x; computed in the angles' dtype.
     """
-    sin, cos, half = rotation
+    sin, cos, by_half = rotation
     if x.ndim == 5:
         sin, cos = sin.unsqueeze(-3), cos.unsqueeze(-3)
-    if half:
+    if by_half:
         first, second = x.chunk(2, dim=-1)
         partner = torch.cat([-second, first], dim=-1)
     else:
@@ -63,7 +63,7 @@ class Rope(nn.Module):
         ConfigError: `head_dim` is not a multiple of 4.
     """
 
-    half = False
+    by_half = False
 
     def __init__(self, *, head_dim: int, num_heads: int, depth: int) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ class Rope(nn.Module):
         angles = self.angles(grid, device=tokens.device, dtype=dtype)
         angles = F.pad(angles, (0, 0, 0, 0, num_prefix_tokens, 0))
         sins, coses = self._paired(angles.sin()), self._paired(angles.cos())
-        blocks = [Rotation(sin, cos, self.half) for sin, cos in zip(sins, coses, strict=True)]
+        blocks = [Rotation(sin, cos, self.by_half) for sin, cos in zip(sins, coses, strict=True)]
         return blocks if len(blocks) > 1 else blocks * self.depth
 
     def _paired(self, values: Tensor) -> Tensor:
         """Return (..., D) from one value a pair (..., D / 2)."""
-        if self.half:
+        if self.by_half:
             return torch.cat([values, values], dim=-1)
         return torch.stack([values, values], dim=-1).flatten(-2)
 
@@ -146,7 +146,7 @@ class Dinov3Rope(Rope):
     Source: DINOv3, arXiv 2508.10104.
     """
 
-    half = True
+    by_half = True
 
     def __init__(self, *, head_dim: int, num_heads: int, depth: int, temperature: float = 100.0) -> None:
         super().__init__(head_dim=head_dim, num_heads=num_heads, depth=depth)

@@ -32,8 +32,9 @@ class ConvStem(PatchEmbed):
         if not 1 <= depth <= halvings:
             raise ConfigError(
                 f"patch_embed='conv_stem' cannot halve patch_size={self.patch_size} {depth} times "
-                f"(possible: 1 to {halvings})" if halvings else
-                f"patch_embed='conv_stem' needs an even patch size; got patch_size={self.patch_size}"
+                f"(possible: 1 to {halvings})"
+                if halvings
+                else f"patch_embed='conv_stem' needs an even patch size; got patch_size={self.patch_size}"
             )
         layers: list[nn.Module] = []
         channels = self.in_chans

@@ -13,9 +13,7 @@ from vitzoo.weights.timm import from_timm
 SHOWN = 6
 
 
-def apply_weights(
-    model: nn.Module, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
-) -> None:
+def apply_weights(model: nn.Module, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype) -> None:
     """Replace every weight of the model, or raise and leave it as it was.
 
     Args:
@@ -56,9 +54,13 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     ]
     problems = {line.split(" ")[0].partition(".")[0] for line in [*missing, *unexpected, *mismatched]}
     if problems <= {"head", "head_dist"}:
-        lines.append("  Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier")
+        lines.append(
+            "  Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier"
+        )
     elif problems <= {"pos_embed", "patch_embed"}:
-        lines.append("  Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size")
+        lines.append(
+            "  Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size"
+        )
     raise CheckpointError("\n".join(lines))
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from vitzoo.attention.select import AttnLike
+from vitzoo.catalog import find_model
 from vitzoo.config import Component, ViTConfig
 from vitzoo.errors import CheckpointError, ConfigError, PluginError
 from vitzoo.factory import create
-from vitzoo.plugin import plugins, requirements
+from vitzoo.plugin import get_registry, plugins, requirements
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.source import CONFIG_FILE, WEIGHTS_FILE, find_directory
 from vitzoo.weights.timm import to_timm
@@ -77,10 +78,12 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
         )
     unknown, absent = sorted(set(data) - set(KEYS)), sorted(set(KEYS) - set(data))
     if unknown or absent or not isinstance(data["config"], dict) or not isinstance(data["requires"], dict):
-        raise ConfigError(f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {', '.join(KEYS)})")
+        raise ConfigError(
+            f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {', '.join(KEYS)})"
+        )
     _check_requirements(data["requires"])
     preprocess = None if data["preprocess"] is None else Preprocess(**data["preprocess"])
-    if "/" in data["model"] and not set(data["config"]) >= {"embed_dim", "pool"}:
+    if "/" in data["model"] and find_model(data["model"]).config is None:
         return data["model"], data["config"], preprocess
     return ViTConfig.from_dict(data["config"]), {}, preprocess
 
@@ -178,8 +181,6 @@ def _refuse_constant(text: str) -> Any:
 
 def _check_requirements(requires: Mapping[str, Any]) -> None:
     statuses = plugins()
-    from vitzoo.plugin import get_registry
-
     registered = {entry.provider for entry in get_registry().entries()}
     for name, needed in requires.items():
         if name in registered:
@@ -187,6 +188,8 @@ def _check_requirements(requires: Mapping[str, Any]) -> None:
         package = (needed or {}).get("distribution")
         status = statuses.get(name)
         if status is not None:
-            raise PluginError(f"this model needs plugin {name!r}, which is not available ({status.state}): {status.detail}")
+            raise PluginError(
+                f"this model needs plugin {name!r}, which is not available ({status.state}): {status.detail}"
+            )
         install = f"pip install {package}=={needed['version']}" if package else "run the code that registers it first"
         raise PluginError(f"this model needs plugin {name!r}, which is not installed: {install}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,11 @@ TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
 # Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+
+_HOLDS_OBJECTS = (
+    "{!r} holds Python objects, not tensors alone; reading them would run code from the file. "
+    "vitzoo never does that: load it where you trust it, and save the tensors with safetensors"
+)
 
 
 def find_directory(source: str | Path) -> Path:
@@ -41,11 +45,14 @@ def find_directory(source: str | Path) -> Path:
             )
         return path
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
-    return Path(
-        snapshot_download(repository, revision=revision or None, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE])
-    )
+    wanted = [CONFIG_FILE, WEIGHTS_FILE]
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise CheckpointError(f"cannot get {repository!r} from the hub: {error}") from error
 
 
 def read_weights(source: str | Path) -> dict[str, Tensor]:
@@ -65,7 +72,7 @@ def read_weights(source: str | Path) -> dict[str, Tensor]:
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
     raise CheckpointError(
-        f"{str(path)!r} is not a file of weights that vitzoo reads (possible: .safetensors, {', '.join(TORCH_SUFFIXES)})"
+        f"{str(path)!r} is no file of weights that vitzoo reads (possible: .safetensors, {', '.join(TORCH_SUFFIXES)})"
     )
 
 
@@ -80,15 +87,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        first = file.read(2)
+    if first[:1] == b"\x80" and first != b"\x80\x02":
+        # torch.save writes zip files, and before 1.6 pickles of protocol 2.
+        raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path)))
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(path) or "Unsupported" in str(error) or "weights_only" in str(error).lower():
-            raise UnsafeFileError(
-                f"{str(path)!r} holds Python objects, not tensors alone, and reading them would run code from the file. "
-                "vitzoo never does that: load it where you trust it, and save the tensors with safetensors"
-            ) from error
-        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote: {error}") from error
+        if "unsupported" in str(error).lower():
+            raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path))) from error
+        # torch's own words advise to load the file all the same, so they stay out of the message.
+        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote: {error}") from error
     return _tensors_in(content, path)
@@ -98,7 +108,11 @@ def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not tensors:
         raise CheckpointError(f"{str(path)!r} holds no tensors by name, so it is not a checkpoint")
     return tensors

@@ -1,0 +1,148 @@
+"""vitzoo's models against timm's, in one process, call by call in turns: create, forward, forward and backward.
+
+    python -m benchmarks.model --cpu [--quick] [--out FILE]
+
+Every figure is the ratio of medians vitzoo / timm over interleaved runs on equal weights and inputs; before anything is
+timed the two models' outputs are compared. The 20 to 80 % range of the paired ratios says how far to trust a ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import vitzoo
+
+MODELS = {"vit_small": "vit_small_patch16_224", "vit_base": "vit_base_patch16_224"}
+BATCHES = (1, 8)
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU (default: the GPU when there is one)")
+    parser.add_argument("--quick", action="store_true", help="a few repeats of a small model: shows that it runs")
+    parser.add_argument("--out", type=Path, help="write the results as JSON")
+    options = parser.parse_args()
+    device = torch.device("cpu" if options.cpu or not torch.cuda.is_available() else "cuda")
+    names = ["vit_small"] if options.quick else list(MODELS)
+    rows = []
+    for name in names:
+        rows += measure_model(name, device, quick=options.quick)
+    print(f"{'model':10} {'what':18} {'batch':>5} {'vitzoo ms':>10} {'timm ms':>10} {'ratio':>7}  20-80 %")
+    for row in rows:
+        low, high = row["range"]
+        print(
+            f"{row['model']:10} {row['what']:18} {row['batch'] or '-':>5} {row['vitzoo_ms']:10.2f} {row['timm_ms']:10.2f} "
+            f"{row['ratio']:7.3f}  {low:.3f}-{high:.3f}"
+        )
+    if options.out:
+        record = {"machine": describe_machine(device), "rows": rows}
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def measure_model(name: str, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
+    """Return the rows of one model."""
+    rows = [measure_create(name, device, repeats=3 if quick else 11)]
+    theirs = timm.create_model(MODELS[name]).to(device).eval()
+    ours = vitzoo.create(name, device=device).eval()
+    ours.load_state_dict(theirs.state_dict())
+    for batch in BATCHES:
+        image = torch.randn(batch, 3, 224, 224, device=device)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
+        repeats = 3 if quick else 41 if batch == 1 else 15
+        for what, run in (("forward", forward), ("forward+backward", forward_backward)):
+            times = interleave(lambda m=ours, r=run, x=image: r(m, x), lambda m=theirs, r=run, x=image: r(m, x), repeats)
+            rows.append(row(name, what, batch, times))
+    return rows
+
+
+def measure_create(name: str, device: torch.device, *, repeats: int) -> dict[str, Any]:
+    """Return the row of the time it takes to make a model with fresh weights."""
+    times = interleave(
+        lambda: vitzoo.create(name, device=device), lambda: timm.create_model(MODELS[name]).to(device), repeats
+    )
+    return row(name, "create", None, times)
+
+
+def forward(model: nn.Module, image: torch.Tensor) -> None:
+    """Run inference once."""
+    with torch.no_grad():
+        model(image)
+    synchronize(image)
+
+
+def forward_backward(model: nn.Module, image: torch.Tensor) -> None:
+    """Run forward and backward once."""
+    model(image).sum().backward()
+    model.zero_grad(set_to_none=True)
+    synchronize(image)
+
+
+def synchronize(image: torch.Tensor) -> None:
+    """Wait for the GPU, when there is one."""
+    if image.is_cuda:
+        torch.cuda.synchronize()
+
+
+def interleave(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
+    """Return both lists of seconds; the two take turns at going first, after two rounds of warm-up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(repeats + 2):
+            pair = [(ours, times[0]), (theirs, times[1])]
+            for run, kept in pair if turn % 2 else pair[::-1]:
+                start = time.perf_counter()
+                run()
+                if turn >= 2:
+                    kept.append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return times
+
+
+def row(model: str, what: str, batch: int | None, times: tuple[list[float], list[float]]) -> dict[str, Any]:
+    """Return one row of the table."""
+    ours, theirs = (statistics.median(seconds) for seconds in times)
+    ratios = sorted(a / b for a, b in zip(*times, strict=True))
+    spread = [round(ratios[int(len(ratios) * share)], 4) for share in (0.2, 0.8)]
+    return {
+        "model": model,
+        "what": what,
+        "batch": batch,
+        "vitzoo_ms": round(ours * 1e3, 3),
+        "timm_ms": round(theirs * 1e3, 3),
+        "ratio": round(ours / theirs, 4),
+        "range": spread,
+        "repeats": len(ratios),
+    }
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "vitzoo": vitzoo.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The built wheel works away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it, without its dependencies, into a folder of its own."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], folder)
+    (wheel,) = folder.glob("vitzoo-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {"vitzoo", "vitzoo_kernels", wheel.name[: -len("-py3-none-any.whl")] + ".dist-info"}
+    assert {"vitzoo/py.typed", "vitzoo_kernels/py.typed", "vitzoo_kernels/dense/forward.py"} <= set(names)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    run([*pip, str(folder / "site"), str(wheel)], folder)
+    return folder / "site"
+
+
+def run(command: list[str], folder: Path, **environment: str) -> str:
+    """Run a command outside the checkout and return what it printed."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
+    done = subprocess.run(command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_installed_wheel_creates_saves_and_loads(site: Path, tmp_path: Path) -> None:
+    code = (
+        "import torch, vitzoo, vitzoo_kernels\n"
+        "print(vitzoo.__file__)\n"
+        "print(vitzoo_kernels.__file__)\n"
+        "model = vitzoo.create('vit_tiny', depth=1).eval()\n"
+        "vitzoo.save(model, 'model')\n"
+        "image = torch.randn(1, 3, 224, 224)\n"
+        "print(torch.equal(vitzoo.load('model').eval()(image), model(image)))\n"
+    )
+    lines = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(site)).split()
+    assert lines == [str(site / "vitzoo/__init__.py"), str(site / "vitzoo_kernels/__init__.py"), "True"]
+
+
+def test_the_installed_command_answers(site: Path, tmp_path: Path) -> None:
+    assert "vit_small_patch16_224" in run([sys.executable, "-m", "vitzoo", "models", "vit_small*"], tmp_path, PYTHONPATH=str(site))
+    assert (site / "bin/vitzoo").is_file()
+
+
+def test_triton_is_asked_for_on_linux_alone(site: Path) -> None:
+    (metadata,) = site.glob("vitzoo-*.dist-info/METADATA")
+    requirements = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist: triton")]
+    assert requirements == ["Requires-Dist: triton>=3.6; sys_platform == 'linux'"]
