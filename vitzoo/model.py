@@ -21,7 +21,7 @@ from vitzoo.embed.rope import Rope, Rotation
 from vitzoo.errors import ConfigError, InputError
 from vitzoo.init import init_vit
 from vitzoo.pool.simple import Pool
-from vitzoo.preprocess import Preprocess
+from vitzoo.surface import Surface
 
 OutputFormat = Literal["NCHW", "NLC"]
 
@@ -34,7 +34,7 @@ class Builder(Protocol):
         ...
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Surface):
     """A plain Vision Transformer of built parts; `vitzoo.create` builds it.
 
     Args:
@@ -66,9 +66,7 @@ class VisionTransformer(nn.Module):
         fc_norm: nn.Module,
         builder: Builder,
     ) -> None:
-        super().__init__()
-        self.config = config
-        self.preprocess = Preprocess()
+        super().__init__(config)
         self.builder = builder
         self.grad_checkpointing = False
         self.distilled_training = False
@@ -91,70 +89,6 @@ class VisionTransformer(nn.Module):
         self.fc_norm = fc_norm
         self.head = self._make_head()
         self.head_dist = self._make_head() if config.pool.name == "distilled" else None
-
-    # What people read
-
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the head; 0 when there is none."""
-        return self.config.num_classes
-
-    @property
-    def in_chans(self) -> int:
-        """Image channels."""
-        return self.config.in_chans
-
-    @property
-    def embed_dim(self) -> int:
-        """Width C of a token."""
-        return self.config.embed_dim
-
-    num_features = head_hidden_size = embed_dim
-
-    @property
-    def global_pool(self) -> str:
-        """The pool's name."""
-        return self.config.pool.name
-
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Tokens in front of the patches: class, distillation, registers."""
-        return self.config.num_prefix_tokens
-
-    @property
-    def num_reg_tokens(self) -> int:
-        """Number of register tokens."""
-        return self.config.reg_tokens
-
-    @property
-    def has_class_token(self) -> bool:
-        """Whether the first token is a class token."""
-        return self.config.class_token
-
-    @property
-    def no_embed_class(self) -> bool:
-        """Whether positions are for patches only."""
-        return self.config.no_embed_class
-
-    @property
-    def feature_info(self) -> list[dict[str, Any]]:
-        """For every block: its module name, its channels, and how many pixels one step of its grid is."""
-        reduction = self.patch_embed.feat_ratio()
-        return [
-            {"module": f"blocks.{i}", "num_chs": self.embed_dim, "reduction": reduction[0]}
-            for i in range(len(self.blocks))
-        ]
-
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        """The preprocessing as timm spells it, so that timm's `resolve_model_data_config(model)` works."""
-        return self.preprocess.to_timm(
-            in_chans=self.in_chans, img_size=self.config.img_size, num_classes=self.num_classes
-        )
-
-    default_cfg = pretrained_cfg
-
-    # Forward
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, patch_mask: Tensor | None = None) -> Any:
         """Classify images.
@@ -282,8 +216,6 @@ class VisionTransformer(nn.Module):
             attn_mask=attn_mask,
         )
 
-    # Changing a model
-
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -384,20 +316,6 @@ class VisionTransformer(nn.Module):
         """Recompute each block in the backward pass, instead of keeping what it computed."""
         self.grad_checkpointing = enable
 
-    # Training
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that weight decay should leave alone."""
-        tokens = {"pos_embed", "cls_token", "reg_token", "dist_token", "mask_token"}
-        return tokens | {"rope.freqs"} if self.rope is not None else tokens
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return the regular expressions that sort parameters into layers, as timm's layer decay reads them."""
-        return {
-            "stem": r"^cls_token|dist_token|reg_token|mask_token|pos_embed|patch_embed|norm_pre|rope",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
-        }
-
     @torch.no_grad()
     def init_weights(self, mode: str = "", *, needs_reset: bool = True) -> None:
         """Draw all weights anew.
@@ -420,8 +338,6 @@ class VisionTransformer(nn.Module):
         ):
             if token is not None:
                 nn.init.normal_(token, std=std)
-
-    # Private
 
     def _make_head(self) -> nn.Module:
         return nn.Linear(self.config.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
