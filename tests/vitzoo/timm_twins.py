@@ -19,7 +19,9 @@ TWINS = [name for name in ROWS if timm.is_model(name)]
 
 
 def timm_on_meta(name: str, **settings: Any) -> nn.Module:
-    """Return timm's model without memory."""
+    """Return timm's model without memory, and where timm lets us, without drawing weights that nobody sees."""
+    if timm.model_entrypoint(name).__module__ != "timm.models.eva":
+        settings["weight_init"] = "skip"
     with torch.device("meta"):
         return timm.create_model(name, **settings)
 

@@ -46,8 +46,7 @@ class PatchEmbed(nn.Module):
         parts: what every patch embedding is built from.
         stride: pixels from one patch to the next; the patch size when None.
         use_norm: normalise the tokens, with the model's norm.
-        drop_rest: leave pixels on the right and below unseen when they make no whole patch, as SigLIP's 14-pixel
-            patches of 384-pixel images do.
+        drop_rest: accept pixels on the right and below that make no whole patch; `project` passes over them.
 
     Raises:
         ConfigError: a stride that leaves gaps or stands still, or `drop_rest` together with `dynamic_img_pad`.
@@ -131,12 +130,10 @@ class PatchEmbed(nn.Module):
         self._check(image)
         height, width = image.shape[-2:]
         rows, columns = self.grid_of(height, width)
-        covered_h = (rows - 1) * self.stride[0] + self.patch_size[0]
-        covered_w = (columns - 1) * self.stride[1] + self.patch_size[1]
         if self.dynamic_img_pad:
-            image = F.pad(image, (0, covered_w - width, 0, covered_h - height))
-        if self.drop_rest:
-            image = image[..., :covered_h, :covered_w]
+            below = (rows - 1) * self.stride[0] + self.patch_size[0] - height
+            right = (columns - 1) * self.stride[1] + self.patch_size[1] - width
+            image = F.pad(image, (0, right, 0, below))
         tokens = self.project(image)
         return (tokens if self.norm is None else self.norm(tokens)), (rows, columns)
 
@@ -179,7 +176,8 @@ class ConvPatchEmbed(PatchEmbed):
         parts: what every patch embedding is built from.
         stride: pixels from one patch to the next; the patch size when None.
         use_norm: normalise the tokens, with the model's norm.
-        drop_rest: leave pixels on the right and below unseen when they make no whole patch.
+        drop_rest: accept pixels on the right and below that make no whole patch, and pass over them, as SigLIP's
+            patches of 14 pixels do in images of 384.
 
     Source: arXiv 2010.11929; overlapping patches: arXiv 2101.11986.
     """
