@@ -1,0 +1,1 @@
+"""Attention in which every query looks at every key."""

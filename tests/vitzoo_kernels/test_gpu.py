@@ -1,0 +1,136 @@
+"""The kernels on a CUDA GPU: numbers in every dtype, sizes that only a GPU holds, and the operators under Inductor."""
+
+import pytest
+import torch
+from vitzoo_kernels import attention, attention_reference
+
+from vitzoo.testing import check_attention_numbers
+
+pytestmark = pytest.mark.gpu
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch", "num_queries", "num_keys", "num_heads", "head_dim"),
+    [
+        (BF16, 8, 197, 197, 6, 64),
+        (F16, 8, 197, 197, 6, 64),
+        (F32, 4, 197, 197, 6, 64),
+        (BF16, 4, 257, 257, 4, 80),
+        (BF16, 4, 1, 1, 4, 16),
+        (BF16, 4, 1, 65, 4, 128),
+        (F16, 4, 37, 50, 4, 32),
+        (F16, 2, 729, 729, 4, 72),
+        (F32, 2, 65, 261, 4, 128),
+        (F32, 4, 31, 2, 4, 24),
+        (BF16, 2, 577, 196, 4, 88),
+        (BF16, 2, 1025, 1025, 2, 96),
+    ],
+)
+def test_output_lse_and_gradients_are_within_budget(
+    random_qkv, dtype, batch, num_queries, num_keys, num_heads, head_dim
+):
+    q, k, v = random_qkv(batch, num_queries, num_keys, num_heads, head_dim, dtype=dtype, device="cuda")
+    check_attention_numbers(attention, q, k, v)
+
+
+def test_tf32_is_used_where_torch_allows_it(random_qkv):
+    q, k, v = random_qkv(4, 197, 197, 4, 64, device="cuda")
+    exact = attention(q, k, v)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        check_attention_numbers(attention, q, k, v)
+        assert not torch.equal(attention(q, k, v), exact)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(attention(q, k, v), exact)
+
+
+@pytest.mark.parametrize("head_dim", [64, 72])
+def test_packed_slices_give_the_same_bits_as_copies(head_dim):
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(4, 197, 3, 6, head_dim, generator=generator).to("cuda", BF16)
+    results = []
+    for inputs in (qkv.unbind(2), [x.contiguous() for x in qkv.unbind(2)]):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = attention(*leaves)
+        results.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_many_runs_give_the_same_bits(random_qkv):
+    inputs = [x.requires_grad_() for x in random_qkv(60, 197, 197, 4, 64, dtype=BF16, device="cuda")]
+    first = None
+    for _ in range(50):
+        out, lse = attention(*inputs, return_lse=True)
+        found = [out, lse, *torch.autograd.grad(out.square().sum() + lse.sum(), inputs)]
+        first = found if first is None else first
+        for a, b in zip(found, first, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_more_heads_than_the_second_grid_axis_holds(random_qkv):
+    q, k, v = random_qkv(70_000, 3, 5, 1, 16, dtype=F16, device="cuda")
+    check_attention_numbers(attention, q, k, v)
+
+
+def test_offsets_pass_two_to_the_31_elements():
+    if torch.cuda.mem_get_info()[0] < 8 * 2**30:
+        pytest.skip("needs 8 GiB of free GPU memory")
+    stride_b = 2**31 + 8
+    memory = torch.empty(stride_b + 197 * 3 * 128, dtype=F16, device="cuda")
+    qkv = memory.as_strided((2, 197, 3, 2, 64), (stride_b, 384, 128, 64, 1))
+    qkv.copy_(torch.randn(qkv.shape, generator=torch.Generator().manual_seed(0)))
+    results = []
+    for inputs in (qkv.unbind(2), qkv.contiguous().unbind(2)):
+        leaves = [x.detach().requires_grad_() for x in inputs]
+        out = attention(*leaves)
+        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_inductor_compiles_one_graph_with_the_same_bits(random_qkv):
+    def layer(q, k, v):
+        return attention(q, k, v).flatten(2)
+
+    inputs = [x.requires_grad_() for x in random_qkv(2, 197, 197, 3, 64, dtype=BF16, device="cuda")]
+    compiled = torch.compile(layer, fullgraph=True)
+    results = [(out := f(*inputs), *torch.autograd.grad(out.sum(), inputs)) for f in (compiled, layer)]
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_captured_graph_replays(random_qkv):
+    q, k, v = random_qkv(2, 197, 197, 3, 64, dtype=BF16, device="cuda")
+    expected = attention(q, k, v)  # compiles, outside the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = attention(q, k, v)
+    graph.replay()
+    assert torch.equal(out, expected)
+
+
+def test_logits_of_ten_thousand_are_within_budget(random_qkv):
+    q, k, v = random_qkv(2, 37, 50, 2, 64, device="cuda")
+    check_attention_numbers(attention, q / 100 + 35.0, k / 100 + 35.0, v)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", [0, 1, 2], ids=["q", "k", "v"])
+def test_what_is_not_finite_goes_where_the_reference_says(random_qkv, where, value):
+    inputs = random_qkv(2, 37, 67, 2, 48, device="cuda")
+    inputs[where][1, 36, 0, 3] = value
+    for a, b in zip(attention(*inputs, return_lse=True), attention_reference(*inputs, return_lse=True), strict=True):
+        assert torch.equal(a.isfinite(), b.isfinite())
+
+
+def test_the_device_of_the_tensor_is_used(random_qkv):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA GPUs")
+    q, k, v = random_qkv(2, 37, 50, 2, 64, dtype=BF16, device="cuda:1")
+    assert torch.cuda.current_device() == 0
+    check_attention_numbers(attention, q, k, v)

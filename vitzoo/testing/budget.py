@@ -1,0 +1,284 @@
+"""The numeric budget: how wrong a result may be, derived from its dtype and its case, never typed by hand.
+
+A result is held against the truth, computed in float64 from the same inputs. It may be at most twice as wrong as an
+independent low-precision computation of the same thing, which keeps every step in the dtype under test and orders the
+steps differently, plus one rounding of the truth to the result's dtype. Both the worst element and the mean count.
+The rule of twice the low-precision error is that of FlashAttention's tests (arXiv 2205.14135).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AttentionFunction = Callable[..., Any]
+# How often the low-precision computation is repeated, each time summing in another order: a single element, such as the
+# lse of one query, can be right by luck.
+ORDERS = 8
+
+
+def assert_within_budget(
+    actual: Tensor,
+    truth: Tensor,
+    low_precision: Sequence[Tensor],
+    *,
+    name: str = "result",
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Assert that `actual` is as close to `truth` as its dtype lets an honest computation be.
+
+    Element by element, |actual - truth| may exceed half a unit in the last place of the truth (the band: one rounding)
+    by at most twice the largest error in `low_precision`; the mean error may exceed the mean band by at most twice the
+    largest mean error in `low_precision`. Where the truth is infinite, `actual` must be the same infinity.
+
+    Args:
+        actual: the result under test, any shape.
+        truth: the same result computed in float64 from the same inputs.
+        low_precision: the same result computed step by step in the dtype of the inputs, once or, better, several times
+            with sums in different orders.
+        name: what the result is called in the message.
+        dtype: the dtype that `actual` must have; that of `low_precision` when None.
+
+    Raises:
+        AssertionError: `actual` has another shape or dtype, is not finite where the truth is, or is over the budget.
+            The message holds all numbers.
+        ValueError: the case cannot judge: the truth is no float64 or holds NaN, a low-precision result is not finite
+            where the truth is, or the budget is so wide that zeros would pass for a truth that is not zero.
+    """
+    if truth.dtype != torch.float64:
+        raise ValueError(f"{name}: the truth is {truth.dtype}; compute it in torch.float64")
+    if any(low.shape != truth.shape for low in low_precision):
+        shapes = [tuple(low.shape) for low in low_precision]
+        raise ValueError(f"{name}: the truth is {tuple(truth.shape)}, low_precision {shapes}")
+    if truth.isnan().any():
+        raise ValueError(f"{name}: the truth holds NaN; compare the places of NaN directly instead")
+    finite = truth.isfinite()
+    if not all(low[finite].isfinite().all() for low in low_precision):
+        raise ValueError(f"{name}: low_precision overflows {low_precision[0].dtype}; choose smaller inputs")
+
+    expected = low_precision[0].dtype if dtype is None else dtype
+    assert actual.shape == truth.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
+    assert actual.dtype == expected, f"{name}: dtype {actual.dtype}, expected {expected}"
+    wrong = int(actual[finite].isfinite().logical_not().sum())
+    assert wrong == 0, f"{name}: {wrong} of {int(finite.sum())} elements are not finite where the truth is"
+    wrong = int((actual[~finite].double() != truth[~finite]).sum())
+    assert wrong == 0, f"{name}: {wrong} of {int((~finite).sum())} elements are not the infinity that the truth is"
+    if not finite.any():
+        return
+
+    exact = truth[finite]
+    error = (actual[finite].double() - exact).abs()
+    low_errors = torch.stack([(low[finite].double() - exact).abs() for low in low_precision])
+    info = torch.finfo(expected)
+    # Half a unit in the last place; below the smallest normal number, those units stop shrinking.
+    _, exponent = exact.abs().clamp_min(info.smallest_normal).frexp()
+    band = torch.ldexp(torch.full_like(exact, info.eps / 2), exponent - 1)
+    # Largest excess over the band, and mean; each as (found, allowed).
+    limits = {"max": 2 * float(low_errors.max()), "mean": 2 * float(low_errors.mean(1).max()) + float(band.mean())}
+    found = {"max": float((error - band).max()), "mean": float(error.mean())}
+    of_zeros = {"max": float((exact.abs() - band).max()), "mean": float(exact.abs().mean())}
+
+    if exact.any() and all(of_zeros[kind] <= limits[kind] for kind in limits):
+        raise ValueError(
+            f"{name}: zeros would pass, with truth up to {float(exact.abs().max()):.3e} and low_precision wrong by up "
+            f"to {float(low_errors.max()):.3e}; choose inputs that {low_precision[0].dtype} can tell from zeros"
+        )
+    failed = [kind for kind in limits if not found[kind] <= limits[kind]]
+    worst = tuple(int(i) for i in finite.nonzero()[(error - band).argmax()])
+    assert not failed, (
+        f"{name} {tuple(truth.shape)} {expected}: over the budget in {' and '.join(failed)}\n"
+        f"  max:  {float(error.max()):.3e}, beyond the band {found['max']:.3e}; allowed {limits['max']:.3e} "
+        f"(low precision {float(low_errors.max()):.3e})\n"
+        f"  mean: {found['mean']:.3e}; allowed {limits['mean']:.3e} "
+        f"(low precision {float(low_errors.mean(1).max()):.3e}, band {float(band.mean()):.3e})\n"
+        f"  worst at {worst}: got {float(actual[worst]):.9g}, truth {float(truth[worst]):.9g}"
+    )
+
+
+def exact_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute attention by the textbook formula in float64: the truth of the budget.
+
+    Args:
+        q: queries, (B, N_q, H, D).
+        k: keys, (B, N_k, H, D).
+        v: values, (B, N_k, H, D).
+        bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
+        key_mask: bool, (B, N_k), True where attention may look.
+        scale: factor on the scores; D ** -0.5 when None.
+
+    Returns:
+        out, (B, N_q, H, D), and lse, (B, H, N_q), both float64. A query that may look at no key has zeros and -inf.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * scale
+    scores, no_key = _masked(scores, bias, key_mask)
+    weights = scores.softmax(dim=-1).masked_fill(no_key, 0.0)
+    out = torch.einsum("bhqk,bkhd->bqhd", weights, v.double())
+    return out, scores.logsumexp(dim=-1).masked_fill(no_key.squeeze(-1), -torch.inf)
+
+
+def low_precision_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+    order: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Compute attention, and its gradients, with every tensor rounded to the dtype of `q`: the yardstick of the budget.
+
+    Each product is summed one term after the other in float32, in a random order, and rounded at the end: no library's
+    matrix product decides how wrong an honest result may be. The scale goes onto the keys before the product, the
+    division comes after the values, and the backward recomputes the weights from the scores and lse and subtracts the
+    sum of out * dout, as attention kernels do. Factors of float32 products are cut to TF32 where torch allows that.
+
+    Args:
+        q: queries, (B, N_q, H, D).
+        k: keys, (B, N_k, H, D).
+        v: values, (B, N_k, H, D).
+        bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
+        key_mask: bool, (B, N_k), True where attention may look.
+        scale: factor on the scores; D ** -0.5 when None.
+        order: seed of the order in which the sums run.
+
+    Returns:
+        out, (B, N_q, H, D), and lse, (B, H, N_q), in the dtype of `q`. A query that may look at no key has zeros and
+        -inf.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    # (B, H, N, D), so that products are over the last two dimensions.
+    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
+    out, lse = _LowPrecisionAttention.apply(*heads_first, bias, key_mask, scale, order)
+    return out.transpose(1, 2), lse
+
+
+class _LowPrecisionAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        key_mask: Tensor | None,
+        scale: float,
+        order: int,
+    ) -> tuple[Tensor, Tensor]:
+        shuffle = torch.Generator().manual_seed(order)
+        scaled = k * scale
+        scores, no_key = _masked(_product(q, scaled.mT, shuffle), bias, key_mask)
+        shift = scores.amax(dim=-1, keepdim=True)
+        weights = (scores - shift).exp().masked_fill(no_key, 0.0)  # (B, H, N_q, N_k), not yet normalised
+        total = _product(weights, weights.new_ones(weights.shape[-1], 1), shuffle).masked_fill(no_key, 1.0)
+        out = _product(weights, v, shuffle) / total
+        lse = total.log() + shift
+        ctx.save_for_backward(q, scaled, v, bias, key_mask, out, lse)
+        ctx.scale, ctx.shuffle = scale, shuffle
+        return out, lse.masked_fill(no_key, -torch.inf).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
+        q, scaled, v, bias, key_mask, out, lse = ctx.saved_tensors
+        shuffle = ctx.shuffle
+        # Computed anew, in another order: one score has two roundings, and lse belongs to the first.
+        scores, no_key = _masked(_product(q, scaled.mT, shuffle), bias, key_mask)
+        weights = (scores - lse).exp().masked_fill(no_key, 0.0)
+        delta = _product(out.unsqueeze(-2), dout.unsqueeze(-1), shuffle).squeeze(-1)  # (B, H, N_q, 1)
+        dscores = weights * (_product(dout, v.mT, shuffle) - (delta - dlse.unsqueeze(-1)))
+        dq = _product(dscores, scaled, shuffle)
+        dk = _product(dscores.mT, q, shuffle) * ctx.scale
+        dv = _product(weights.mT, dout, shuffle)
+        dbias = None if bias is None else dscores.sum_to_size(bias.shape)
+        return dq, dk, dv, dbias, None, None, None
+
+
+def _product(left: Tensor, right: Tensor, shuffle: torch.Generator) -> Tensor:
+    """Return left @ right, each element a float32 sum of one term after the other, rounded to the dtype of `left`."""
+    factors = [x.float() for x in (left, right)]
+    if left.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        # TF32 keeps 10 of 23 mantissa bits; some hardware cuts the rest off, so that rounding would be too strict.
+        factors = [(x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32) for x in factors]
+    total = torch.zeros((), device=left.device)
+    for i in torch.randperm(left.shape[-1], generator=shuffle).tolist():
+        total = total + factors[0][..., :, i, None] * factors[1][..., None, i, :]
+    return total.to(left.dtype)
+
+
+def check_attention_numbers(
+    attention: AttentionFunction,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    bias: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    scale: float | None = None,
+    with_lse: bool = True,
+    seed: int = 0,
+) -> None:
+    """Assert that an attention function's output, lse and every gradient are within the budget.
+
+    Args:
+        attention: called with q, k and v as they lie in memory and those keyword arguments below that are not None;
+            `with_lse` adds `return_lse=True`, and then it returns (out, lse).
+        q: queries, (B, N_q, H, D), in the dtype under test.
+        k: keys, (B, N_k, H, D).
+        v: values, (B, N_k, H, D).
+        bias: added to the scaled scores, broadcast to (B, H, N_q, N_k); its gradient is checked if it requires one.
+        key_mask: bool, (B, N_k), True where attention may look.
+        scale: factor on the scores.
+        with_lse: also check lse, which must be float32, and the gradients that flow through it.
+        seed: of the random gradients of out and lse.
+
+    Raises:
+        AssertionError: a result is over the budget; the message names it and holds all numbers.
+        ValueError: the case cannot judge; see `assert_within_budget`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batch, num_queries, num_heads, _ = q.shape
+    dout = torch.randn(q.shape, generator=generator).to(q)
+    dlse = torch.randn((batch, num_heads, num_queries), generator=generator).to(q)
+    if key_mask is not None:
+        # An lse of -inf has no slope: its gradient is left out, as the truth's would be NaN or zero at will.
+        dlse = dlse * key_mask.any(dim=1)[:, None, None]
+    fixed = {name: x for name, x in (("key_mask", key_mask), ("scale", scale)) if x is not None}
+
+    def results(function: AttentionFunction, dtype: torch.dtype, gradient_of_lse: Tensor, **extra: Any) -> list[Tensor]:
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        if bias is not None:
+            extra["bias"] = bias.detach().to(dtype).requires_grad_(bias.requires_grad)
+        output = function(*leaves, **fixed, **extra)
+        outputs = list(output) if with_lse else [output[0] if isinstance(output, tuple) else output]
+        if bias is not None and bias.requires_grad:
+            leaves.append(extra["bias"])
+        gradients = [dout.to(dtype), gradient_of_lse][: len(outputs)]
+        return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, gradients))]
+
+    actual = results(attention, q.dtype, dlse.float(), **({"return_lse": True} if with_lse else {}))
+    truth = results(exact_attention, torch.float64, dlse.double())
+    low_precision = [results(partial(low_precision_attention, order=i), q.dtype, dlse) for i in range(ORDERS)]
+    names = ["out", *(["lse"] if with_lse else []), "dq", "dk", "dv", "dbias"]
+    for name, a, t, *low in zip(names, actual, truth, *low_precision, strict=False):
+        assert_within_budget(a, t, low, name=name, dtype=torch.float32 if name == "lse" else None)
+
+
+def _masked(scores: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the scores with bias and mask, and which rows may look at no key, (B, H, N_q, 1); those are zeros."""
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None, :], -torch.inf)
+    no_key = (scores == -torch.inf).all(dim=-1, keepdim=True)
+    return scores.masked_fill(no_key, 0.0), no_key
