@@ -1,6 +1,6 @@
 """What importing vitzoo and listing its models adds to the start of bare Python.
 
-    python -m benchmarks.listing [--out FILE]
+python -m benchmarks.listing [--out FILE]
 """
 
 from __future__ import annotations

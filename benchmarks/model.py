@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def main() -> None:
     for row in rows:
         low, high = row["range"]
         print(
-            f"{row['model']:10} {row['what']:18} {row['batch'] or '-':>5} {row['vitzoo_ms']:10.2f} {row['timm_ms']:10.2f} "
-            f"{row['ratio']:7.3f}  {low:.3f}-{high:.3f}"
+            f"{row['model']:10} {row['what']:18} {row['batch'] or '-':>5} {row['vitzoo_ms']:10.2f} "
+            f"{row['timm_ms']:10.2f} {row['ratio']:7.3f}  {low:.3f}-{high:.3f}"
         )
     if options.out:
         record = {"machine": describe_machine(device), "rows": rows}
@@ -62,9 +63,9 @@ def measure_model(name: str, device: torch.device, *, quick: bool) -> list[dict[
         image = torch.randn(batch, 3, 224, 224, device=device)
         with torch.no_grad():
             torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
-        repeats = 3 if quick else 41 if batch == 1 else 15
+        repeats = 3 if quick else 31 if batch == 1 else 9
         for what, run in (("forward", forward), ("forward+backward", forward_backward)):
-            times = interleave(lambda m=ours, r=run, x=image: r(m, x), lambda m=theirs, r=run, x=image: r(m, x), repeats)
+            times = interleave(partial(run, ours, image), partial(run, theirs, image), repeats)
             rows.append(row(name, what, batch, times))
     return rows
 

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(path for folder in (".", "docs", "plugins", "kernels", "benchmarks") for path in (ROOT / folder).glob("*.md"))
+PAGES = sorted(
+    path for folder in (".", "docs", "plugins", "kernels", "benchmarks") for path in (ROOT / folder).glob("*.md")
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_python_in_a_page_runs(page: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for block in blocks:
-        done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, env=environment())
+        done = subprocess.run(
+            [sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, env=environment()
+        )
         assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 

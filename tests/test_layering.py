@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDARD_ONLY = ["errors", "registry", "plugin", "config", "attention/caps", "catalog", "variants/table", "_builtin"]
-NO_REGISTRY = ["block", "mlp", "norm", "model", "init", "features", "embed", "pool", "attention/module", "attention/mask"]
+NO_REGISTRY = [
+    "block",
+    "mlp",
+    "norm",
+    "model",
+    "init",
+    "features",
+    "embed",
+    "pool",
+    "attention/module",
+    "attention/mask",
+]
 
 
 def imports_of(path: Path) -> set[str]:

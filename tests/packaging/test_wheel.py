@@ -20,7 +20,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], folder)
     (wheel,) = folder.glob("vitzoo-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.partition("/")[0] for name in names} == {"vitzoo", "vitzoo_kernels", wheel.name[: -len("-py3-none-any.whl")] + ".dist-info"}
+    assert {name.partition("/")[0] for name in names} == {
+        "vitzoo",
+        "vitzoo_kernels",
+        wheel.name[: -len("-py3-none-any.whl")] + ".dist-info",
+    }
     assert {"vitzoo/py.typed", "vitzoo_kernels/py.typed", "vitzoo_kernels/dense/forward.py"} <= set(names)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
     run([*pip, str(folder / "site"), str(wheel)], folder)
@@ -30,7 +34,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(command: list[str], folder: Path, **environment: str) -> str:
     """Run a command outside the checkout and return what it printed."""
     clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
-    done = subprocess.run(command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -50,7 +56,9 @@ def test_the_installed_wheel_creates_saves_and_loads(site: Path, tmp_path: Path)
 
 
 def test_the_installed_command_answers(site: Path, tmp_path: Path) -> None:
-    assert "vit_small_patch16_224" in run([sys.executable, "-m", "vitzoo", "models", "vit_small*"], tmp_path, PYTHONPATH=str(site))
+    assert "vit_small_patch16_224" in run(
+        [sys.executable, "-m", "vitzoo", "models", "vit_small*"], tmp_path, PYTHONPATH=str(site)
+    )
     assert (site / "bin/vitzoo").is_file()
 
 

@@ -16,7 +16,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "vit": {},
     "deit_distilled": {"dist_token": True, "pool": "distilled"},
     "deit3": {"no_embed_class": True, "init_values": 0.1},
-    "dinov2_reg": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.1, "mlp": "swiglu_packed", "mask_token": True},
+    "dinov2_reg": {
+        "reg_tokens": 4,
+        "no_embed_class": True,
+        "init_values": 0.1,
+        "mlp": "swiglu_packed",
+        "mask_token": True,
+    },
     "dinov3": {
         "pos_embed": "none",
         "rope": "dinov3",
@@ -46,7 +52,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "avg": {"class_token": False, "pos_embed": "none", "pool": "avg"},
     "mae": {"pos_embed": "sincos2d", "patch_embed": "linear"},
     "hybrid": {"patch_embed": "conv_stem", "norm": "rmsnorm", "qk_norm": True, "qkv_bias": False, "pool": "gem"},
-    "overlapping": {"patch_embed": ("conv", {"stride": 4}), "block": "res_post_norm", "init_values": 0.1, "pool": "avgmax"},
+    "overlapping": {
+        "patch_embed": ("conv", {"stride": 4}),
+        "block": "res_post_norm",
+        "init_values": 0.1,
+        "pool": "avgmax",
+    },
 }
 
 

@@ -17,7 +17,14 @@ from vitzoo.errors import BackendUnsupported, InputError, UnknownNameError
 from vitzoo.registry import Registry
 
 EVERYTHING = AttentionCaps(
-    devices=("cpu",), dtypes=("float32",), head_dims=None, backward=True, cross=True, bias=True, key_mask=True, dropout=True
+    devices=("cpu",),
+    dtypes=("float32",),
+    head_dims=None,
+    backward=True,
+    cross=True,
+    bias=True,
+    key_mask=True,
+    dropout=True,
 )
 PROBLEM = AttentionProblem(device="cuda", capability=(9, 0), dtype="bfloat16", head_dim=64, n_q=197, n_k=197)
 
@@ -36,7 +43,10 @@ def images() -> Tensor:
         ({"dtypes": ("float32", "float16")}, "dtype=bfloat16 (supported: float32, float16)"),
         ({"head_dims": (32, 128)}, "head_dim=64 (supported: 32, 128)"),
         ({"min_capability": (10, 0)}, "compute capability 9.0 (supported: >= 10.0)"),
-        ({"packages": (("a_package_nobody_has", "2.0"),)}, "a_package_nobody_has is not installed (supported: a_package"),
+        (
+            {"packages": (("a_package_nobody_has", "2.0"),)},
+            "a_package_nobody_has is not installed (supported: a_package",
+        ),
         ({"packages": (("torch", "99.1"),)}, f"torch {torch.__version__.split('+')[0]}"),
         ({"cross": False, "n_k": 64}, "197 queries to 64 keys (supported: as many queries as keys)"),
         ({"backward": False, "needs_grad": True}, "gradients of q, k, v (supported: inference only)"),
@@ -75,11 +85,15 @@ def test_a_strict_choice_that_can_never_run_raises_at_create(registry: Registry)
     vitzoo.register("attention", "lab/absent", caps=caps)(lambda q, k, v: q)
     with pytest.raises(BackendUnsupported) as caught:
         vitzoo.create("vit_tiny", attn="lab/absent", **SMALL)
-    assert "attn='lab/absent' can never run here:\n  lab/absent: a_package_nobody_has is not installed" in str(caught.value)
+    assert "attn='lab/absent' can never run here:\n  lab/absent: a_package_nobody_has is not installed" in str(
+        caught.value
+    )
     assert "Ask the lab." in str(caught.value)
 
     vitzoo.register("attention", "lab/wide", caps=AttentionCaps(devices=("cpu",), head_dims=(128,)))(lambda q, k, v: q)
-    with pytest.raises(BackendUnsupported, match=r"can never run this model:\n  lab/wide: head_dim=32 \(supported: 128\)"):
+    with pytest.raises(
+        BackendUnsupported, match=r"can never run this model:\n  lab/wide: head_dim=32 \(supported: 128\)"
+    ):
         vitzoo.create("vit_tiny", attn="lab/wide", **SMALL)
 
 
@@ -259,7 +273,11 @@ def test_attention_maps_choose_layers_queries_and_heads() -> None:
     [
         ("siglip", {}, "queries='cls' needs a class token, which this model has not; use queries='patches' or numbers"),
         ("vit", {"layers": [2]}, "layer 2 is out of range (possible: -2 to 1)"),
-        ("vit", {"layers": ["blocks.0.att"]}, "no attention layer is named 'blocks.0.att'. Did you mean 'blocks.0.attn'"),
+        (
+            "vit",
+            {"layers": ["blocks.0.att"]},
+            "no attention layer is named 'blocks.0.att'. Did you mean 'blocks.0.attn'",
+        ),
         ("vit", {"queries": [17]}, "queries 17 is out of range (possible: -17 to 16)"),
         ("vit", {"heads": [-3]}, "heads -3 is out of range (possible: -2 to 1)"),
         ("vit", {"heads": "first"}, "heads='first' is neither 'all' nor a sequence of numbers"),

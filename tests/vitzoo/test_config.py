@@ -77,7 +77,9 @@ def test_lists_become_tuples_so_that_the_round_trip_is_equal() -> None:
 
 
 norms = st.sampled_from(["layernorm", "rmsnorm", ("layernorm", {"eps": 1e-5}), ("rmsnorm", {"eps": 1e-5})])
-mlps = st.sampled_from(["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", ("swiglu", {"align_to": 8}), "swiglu_packed"])
+mlps = st.sampled_from(
+    ["gelu", "gelu_tanh", "quick_gelu", "relu", "swiglu", ("swiglu", {"align_to": 8}), "swiglu_packed"]
+)
 positions = st.sampled_from(
     ["learned", ("learned", {"interpolation": "bilinear", "antialias": False}), "sincos2d", "none"]
 )
@@ -148,7 +150,10 @@ def test_a_config_goes_through_json_to_an_equal_model(changes: dict[str, Any]) -
     [
         ("{", "config.json is not JSON"),
         ("[]", "config.json is not a vitzoo config: it has no 'format' number"),
-        ('{"format": 2}', "config.json has format 2, written by a newer vitzoo; this one reads up to 1: upgrade vitzoo"),
+        (
+            '{"format": 2}',
+            "config.json has format 2, written by a newer vitzoo; this one reads up to 1: upgrade vitzoo",
+        ),
         ('{"format": 1, "model": "vit_tiny"}', "lacks keys ['config', 'preprocess', 'requires']"),
         (
             '{"format": 1, "model": "vit_tiny", "config": {"depht": 3}, "preprocess": null, "requires": {}}',
@@ -180,15 +185,33 @@ def test_a_config_file_that_cannot_be_trusted_or_understood_is_refused(text: str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"norm": ("layernorm", {"epsilon": 1e-5})}, "norm 'layernorm' takes no argument 'epsilon' (possible: eps). Did you"),
+        (
+            {"norm": ("layernorm", {"epsilon": 1e-5})},
+            "norm 'layernorm' takes no argument 'epsilon' (possible: eps). Did you",
+        ),
         ({"mlp": ("gelu", {"bias": True})}, "mlp 'gelu' takes no argument 'bias'"),
-        ({"patch_embed": ("linear", {"stride": 8})}, "patch_embed 'linear' takes no argument 'stride' (possible: use_norm)"),
-        ({"patch_embed": ("conv", {"stride": 17})}, "stride=(17, 17) is out of range (possible: 1 to patch_size=(16, 16)"),
-        ({"patch_embed": "conv_stem", "patch_size": 7}, "needs an even patch size; got patch_size=(7, 7)", ),
+        (
+            {"patch_embed": ("linear", {"stride": 8})},
+            "patch_embed 'linear' takes no argument 'stride' (possible: use_norm)",
+        ),
+        (
+            {"patch_embed": ("conv", {"stride": 17})},
+            "stride=(17, 17) is out of range (possible: 1 to patch_size=(16, 16)",
+        ),
+        (
+            {"patch_embed": "conv_stem", "patch_size": 7},
+            "needs an even patch size; got patch_size=(7, 7)",
+        ),
         ({"patch_embed": ("conv_stem", {"depth": 5})}, "cannot halve patch_size=(16, 16) 5 times (possible: 1 to 4)"),
-        ({"rope": "axial", "embed_dim": 90, "num_heads": 15}, "a rope needs head_dim to be a multiple of 4; got head_dim=6"),
+        (
+            {"rope": "axial", "embed_dim": 90, "num_heads": 15},
+            "a rope needs head_dim to be a multiple of 4; got head_dim=6",
+        ),
         ({"pos_embed": "sincos2d", "embed_dim": 90, "num_heads": 15}, "needs embed_dim to be a multiple of 4; got 90"),
-        ({"block": "parallel", "mlp": "swiglu"}, "block='parallel' fuses the MLP's first layer with qkv and needs an MLP of"),
+        (
+            {"block": "parallel", "mlp": "swiglu"},
+            "block='parallel' fuses the MLP's first layer with qkv and needs an MLP of",
+        ),
         ({"block": "parallel", "qkv_bias": "qv"}, "block='parallel' has one projection for qkv and the MLP"),
         ({"pool": ("map", {"num_heads": 5})}, "pool='map' with num_heads=5 does not divide embed_dim=192"),
         ({"pos_embed": ("learned", {"interpolation": "lanczos"})}, "unknown interpolation 'lanczos'."),

@@ -219,13 +219,25 @@ def test_an_impossible_size_leaves_the_model_as_it_was(family, sizes, error, wor
 @pytest.mark.parametrize(
     ("image", "changes", "words"),
     [
-        (torch.zeros(1, 3, 30, 32), {}, "30x32 pixels does not divide into patches of 8x8 at stride 8x8; possible: 24x32 or"),
+        (
+            torch.zeros(1, 3, 30, 32),
+            {},
+            "30x32 pixels does not divide into patches of 8x8 at stride 8x8; possible: 24x32 or",
+        ),
         (torch.zeros(1, 3, 4, 32), {}, "an image of 4x32 pixels gives 0 tokens: it is smaller than a patch of 8x8"),
         (torch.zeros(1, 3, 0, 0), {"dynamic_img_pad": True}, "an image of 0x0 pixels gives 0 tokens"),
-        (torch.zeros(1, 4, 32, 32), {}, "the image has 4 channels, this model takes 3; got shape (1, 4, 32, 32), expected"),
+        (
+            torch.zeros(1, 4, 32, 32),
+            {},
+            "the image has 4 channels, this model takes 3; got shape (1, 4, 32, 32), expected",
+        ),
         (torch.zeros(3, 32, 32), {}, "images are (B, 3, H, W); got shape (3, 32, 32)"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {}, "images are floating point; got torch.uint8"),
-        (torch.zeros(1, 3, 40, 40), {"dynamic_img_size": False}, "this model takes images of 32x32 pixels, got 40x40; call"),
+        (
+            torch.zeros(1, 3, 40, 40),
+            {"dynamic_img_size": False},
+            "this model takes images of 32x32 pixels, got 40x40; call",
+        ),
     ],
     ids=lambda value: str(value)[:20] if isinstance(value, str) else "",
 )
@@ -294,7 +306,10 @@ def test_an_attention_mask_hides_tokens(kind: str) -> None:
     ("mask", "words"),
     [
         (torch.ones(16, 16, dtype=torch.bool), "attn_mask has shape (16, 16); for 2 images of 17 tokens"),
-        (torch.ones(17, 17, dtype=torch.int64), "attn_mask is boolean (True is visible) or floating point (added); got"),
+        (
+            torch.ones(17, 17, dtype=torch.int64),
+            "attn_mask is boolean (True is visible) or floating point (added); got",
+        ),
         (torch.ones(3, 17, 17), "attn_mask has shape (3, 17, 17)"),
     ],
 )
@@ -345,7 +360,9 @@ def test_checkpointing_gives_the_same_gradients(family: str) -> None:
         model = small(family).train()
         model.set_grad_checkpointing(enable)
         model(images()).square().sum().backward()
-        grads.append({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
+        grads.append(
+            {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+        )
     assert grads[0].keys() == grads[1].keys()
     for name in grads[0]:
         torch.testing.assert_close(grads[0][name], grads[1][name])
@@ -385,8 +402,17 @@ def test_weights_are_drawn_anew(mode: str) -> None:
 def test_what_people_read() -> None:
     model = small("dinov2_reg", img_size=(32, 48))
     assert (model.num_features, model.head_hidden_size, model.embed_dim) == (64, 64, 64)
-    assert (model.num_prefix_tokens, model.num_reg_tokens, model.has_class_token, model.no_embed_class) == (5, 4, True, True)
-    assert (model.patch_embed.img_size, model.patch_embed.grid_size, model.patch_embed.num_patches) == ((32, 48), (4, 6), 24)
+    assert (model.num_prefix_tokens, model.num_reg_tokens, model.has_class_token, model.no_embed_class) == (
+        5,
+        4,
+        True,
+        True,
+    )
+    assert (model.patch_embed.img_size, model.patch_embed.grid_size, model.patch_embed.num_patches) == (
+        (32, 48),
+        (4, 6),
+        24,
+    )
     assert model.patch_embed.dynamic_feat_size((64, 64)) == (8, 8)
     assert model.feature_info[1] == {"module": "blocks.1", "num_chs": 64, "reduction": 8}
     assert model.default_cfg["input_size"] == (3, 32, 48)

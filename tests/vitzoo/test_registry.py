@@ -22,7 +22,9 @@ def test_a_target_is_imported_at_first_use() -> None:
     registry.add(entry(target="a_module_that_does_not_exist:thing"))
     found = registry.find("norm", "part")
     assert found is not None
-    with pytest.raises(PluginError, match=r"norm 'part' is registered by 'acme' .* cannot be imported: No module named"):
+    with pytest.raises(
+        PluginError, match=r"norm 'part' is registered by 'acme' .* cannot be imported: No module named"
+    ):
         found.load()
     with pytest.raises(PluginError, match="has no attribute 'cube_root'"):
         entry(target="math:cube_root").load()
@@ -106,7 +108,9 @@ def test_listing_models_by_pattern_plugin_and_licence() -> None:
     every = vitzoo.list_models()
     assert every == sorted(set(every))
     assert "vit_small_patch16_224" in every
-    assert vitzoo.list_models("vit_small_patch16_*") == [name for name in every if name.startswith("vit_small_patch16_")]
+    assert vitzoo.list_models("vit_small_patch16_*") == [
+        name for name in every if name.startswith("vit_small_patch16_")
+    ]
     assert vitzoo.list_models(plugin="vitzoo") == every
     assert all("." in name for name in vitzoo.list_models("vit_*.*"))
     assert vitzoo.list_models(license="a-licence-nobody-has") == []

@@ -9,7 +9,14 @@ import torch.nn.functional as F
 from vitzoo.embed.resample import check_mode, resample_patch_kernel, resample_table
 from vitzoo.errors import ConfigError
 
-GRIDS = [((14, 14), (14, 14)), ((14, 14), (7, 20)), ((7, 9), (16, 5)), ((16, 16), (37, 37)), ((5, 4), (1, 1)), ((1, 3), (4, 2))]
+GRIDS = [
+    ((14, 14), (14, 14)),
+    ((14, 14), (7, 20)),
+    ((7, 9), (16, 5)),
+    ((16, 16), (37, 37)),
+    ((5, 4), (1, 1)),
+    ((1, 3), (4, 2)),
+]
 MODES = [
     ("nearest", False, None),
     ("bilinear", False, False),

@@ -6,6 +6,8 @@ every mode, exports, and compiles to one graph for all sizes.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -84,8 +86,7 @@ def resample_table(
     (old_h, old_w), (new_h, new_w) = old_grid, new_grid
     channels = table.shape[-1]
     dtype = torch.promote_types(table.dtype, torch.float32)
-    # Autocast would round the positions themselves to 16 bits.
-    with torch.autocast(table.device.type, enabled=False):
+    with _without_autocast(table.device):
         rows = axis_weights(
             old_h, new_h, mode=mode, antialias=antialias, align_corners=align_corners, device=table.device, dtype=dtype
         )
@@ -119,6 +120,13 @@ def resample_patch_kernel(kernel: Tensor, new_size: tuple[int, int]) -> Tensor:
         for old, new in zip(kernel.shape[-2:], new_size, strict=True)
     ]
     return (sides[0] @ kernel.to(dtype) @ sides[1].T).to(kernel.dtype)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    # Autocast would round the positions themselves to 16 bits. Devices without it, such as meta, need no guard.
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _triangle(x: Tensor, _: float) -> Tensor:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from vitzoo.catalog import find_model
 from vitzoo.config import Component, ViTConfig
 from vitzoo.errors import CheckpointError, ConfigError, PluginError
 from vitzoo.factory import create
+from vitzoo.files import write_json, written_whole
 from vitzoo.plugin import get_registry, plugins, requirements
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.source import CONFIG_FILE, WEIGHTS_FILE, find_directory
@@ -117,8 +115,7 @@ def save(model: nn.Module, path: str | Path, *, format: str = "vitzoo") -> None:
     path.mkdir(parents=True, exist_ok=True)
     with written_whole(path / WEIGHTS_FILE) as draft:
         save_file(state, draft, metadata={"format": "pt"})
-    with written_whole(path / CONFIG_FILE) as draft:
-        draft.write_text(json.dumps(description, indent=2) + "\n")
+    write_json(path / CONFIG_FILE, description)
 
 
 def load(
@@ -156,23 +153,6 @@ def load(
     if preprocess is not None:
         model.preprocess = preprocess  # type: ignore[assignment]
     return model
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a draft beside `path` that takes its place at the end; on any error or interrupt `path` stays as it was."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
-        # mkstemp makes private files; give what a plain open would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        draft.chmod(0o666 & ~mask)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _refuse_constant(text: str) -> Any:

@@ -1,0 +1,87 @@
+"""`vitzoo info`: all about one model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from vitzoo.catalog import find_model
+from vitzoo.cli.output import console, megabytes, millions, show_json, show_table, size
+from vitzoo.variants.table import Variant
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="A model name, with '.tag' for one set of weights.")],
+    img_size: Annotated[str | None, typer.Option(help="Image size for the costs: 384 or 384x512.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once, for the costs.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a model's settings, costs, source and licence."""
+    data = _collect(name, _parse_size(img_size), batch_size)
+    if json:
+        show_json(data)
+        return
+    cost = data["cost"]
+    console.print(f"[bold]{data['name']}[/]")
+    lines: list[tuple[str, object]] = [
+        ("source", f"{data['paper']} (arXiv {data['arxiv']})" if data["paper"] else f"plugin {data['plugin']}"),
+        ("licence of weights", data["license"]),
+        ("parameters", f"{cost['params']:,} ({millions(cost['params'])}, {megabytes(cost['param_bytes'])} in float32)"),
+    ]
+    if "macs" in cost:
+        where = f"{cost['batch_size']} x {size(cost['img_size'])}"
+        lines += [
+            (
+                f"forward at {where}",
+                f"{cost['macs'] / 1e9:.2f} GMACs ({cost['flops'] / 1e9:.2f} GFLOPs, two a multiply-add)",
+            ),
+            (f"kept for backward at {where}", f"{megabytes(cost['activation_bytes'])} in float32"),
+        ]
+    if data["preprocess"]:
+        lines += [("images", ", ".join(f"{key} {value}" for key, value in data["preprocess"].items()))]
+    show_table(["", ""], lines)
+    show_table(["setting", "value"], sorted(data["config"].items()), title="\nconfig")
+    if data["tags"]:
+        rows = [(tag, row["license"], row["source"], row["changes"] or "") for tag, row in data["tags"].items()]
+        show_table(["tag", "licence", "weights from", "changes"], rows, title="\ntags")
+
+
+def _collect(name: str, img_size: tuple[int, int] | None, batch_size: int) -> dict[str, Any]:
+    found = find_model(name)
+    common = {"name": found.name, "plugin": found.entry.provider}
+    if not isinstance(found.target, Variant) or found.config is None or found.preprocess is None:
+        from vitzoo.factory import create
+
+        params = list(create(name, device="meta").parameters())
+        count, memory = sum(p.numel() for p in params), sum(p.numel() * p.element_size() for p in params)
+        cost: dict[str, Any] = {"params": count, "param_bytes": memory}
+        empty: dict[str, Any] = {"paper": "", "arxiv": "", "preprocess": {}, "config": {}, "tags": {}}
+        return {**common, **empty, "license": found.entry.meta.get("license", ""), "cost": cost}
+    from vitzoo.profile import profile
+
+    variant = found.target
+    tags = variant.tags if found.tag is None else {found.name.partition(".")[2]: found.tag}
+    return {
+        **common,
+        "paper": variant.paper,
+        "arxiv": variant.arxiv,
+        "license": variant.license if found.tag is None else found.tag.license,
+        "cost": asdict(profile(name, size=img_size, batch_size=batch_size)),
+        "preprocess": found.preprocess.to_dict(),
+        "config": found.config.to_dict(),
+        "tags": {
+            tag: {"license": row.license, "source": row.source, "changes": dict(row.changes)}
+            for tag, row in tags.items()
+        },
+    }
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() and int(side) for side in sides):
+        raise typer.BadParameter(f"{text!r} is neither a side such as 384 nor a height and width such as 384x512")
+    return int(sides[0]), int(sides[-1])

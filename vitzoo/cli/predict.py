@@ -1,0 +1,125 @@
+"""`vitzoo predict`: what a model sees in an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vitzoo.cli.output import show_json, show_table
+from vitzoo.errors import CheckpointError, ConfigError, ImageError, InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import nn
+
+IMAGENET_CLASSES = 1000
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    weights: Annotated[str, typer.Option(help="A file of weights, a directory that vitzoo saved, or hf-hub:org/name.")],
+    model: Annotated[
+        str | None, typer.Option(help="A model name; not needed for a directory that vitzoo saved.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class on each line.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    attn: Annotated[str, typer.Option(help="An attention backend.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Classify images."""
+    # All files are opened before a model is built: a bad name costs nothing.
+    opened = [read_image(path) for path in images]
+    network = _load(model, weights, attn, device).eval()
+    names = class_names(network.num_classes, labels)  # type: ignore[arg-type]
+    results: list[dict[str, Any]] = [
+        {"image": str(path), "classes": _classify(network, image, names, top_k, path, device)}
+        for path, image in zip(images, opened, strict=True)
+    ]
+    if json:
+        show_json(results)
+        return
+    for result in results:
+        rows = [(f"{row['probability']:.2%}", row["class"], row["name"]) for row in result["classes"]]
+        show_table(["probability>", "class>", "name"], rows, title=result["image"])
+
+
+def read_image(path: Path) -> Image:
+    """Return an image file as RGB, upright.
+
+    Raises:
+        ImageError: there is no such file, it is no image, it is damaged, or it is too large to be one.
+    """
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of an image that would take gigabytes; here that is an error too.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{str(path)!r} is not an image that Pillow can read") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{str(path)!r} cannot be read as an image: {error}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"{str(path)!r} is too large to be safe: {error}") from error
+
+
+def class_names(num_classes: int, labels: Path | None) -> list[str]:
+    """Return the classes' names: from the file, ImageNet's for 1000 classes, else their numbers.
+
+    Raises:
+        InputError: the file has another number of lines, or cannot be read; or the model has no classes.
+    """
+    if num_classes == 0:
+        raise InputError("this model gives features, not classes: its num_classes is 0")
+    if labels is not None:
+        try:
+            names = labels.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the labels {str(labels)!r} cannot be read: {error}") from error
+        if len(names) != num_classes:
+            raise InputError(f"{str(labels)!r} names {len(names)} classes; the model has {num_classes}")
+        return names
+    if num_classes == IMAGENET_CLASSES:
+        from torchvision.models import ViT_B_16_Weights
+
+        return list(ViT_B_16_Weights.DEFAULT.meta["categories"])
+    return [str(number) for number in range(num_classes)]
+
+
+def _load(model: str | None, weights: str, attn: str, device: str) -> nn.Module:
+    import vitzoo
+
+    if model is not None:
+        return vitzoo.create(model, weights=weights, attn=attn, device=device)
+    if Path(weights).is_file():
+        raise CheckpointError(f"{weights!r} holds weights alone: name the model with --model")
+    return vitzoo.load(weights, attn=attn, device=device)
+
+
+def _classify(
+    network: nn.Module, image: Image, names: list[str], top_k: int, path: Path, device: str
+) -> list[dict[str, Any]]:
+    import torch
+
+    from vitzoo.preprocess import transforms
+
+    with torch.inference_mode():
+        logits = network(transforms(network)(image)[None].to(device))[0]
+    if logits.ndim != 1:
+        raise ConfigError(f"the model gives a {tuple(logits.shape)} for an image, not one value a class")
+    if not logits.isfinite().all():
+        raise InputError(
+            f"the model gave NaN or infinity for {str(path)!r}: the weights hold NaN, or are of another model"
+        )
+    probabilities, classes = logits.float().softmax(dim=-1).topk(min(top_k, len(names)))
+    return [
+        {"class": number, "name": names[number], "probability": round(probability, 6)}
+        for number, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
+    ]
