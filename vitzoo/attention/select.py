@@ -44,6 +44,16 @@ class Backend:
     caps: AttentionCaps
 
 
+def caps_of(name: str) -> AttentionCaps:
+    """Return what the backend of that name declares, without importing its code.
+
+    Raises:
+        UnknownNameError: no backend has that name.
+    """
+    caps: AttentionCaps = get_entry("attention", name).meta.get("caps", AttentionCaps())
+    return caps
+
+
 def backend(name: str) -> Backend:
     """Return the backend of that name.
 
@@ -52,8 +62,7 @@ def backend(name: str) -> Backend:
         BackendUnsupported: it needs a package that is not installed.
         PluginError: its plugin is missing or its code cannot be imported.
     """
-    entry = get_entry("attention", name)
-    caps = entry.meta.get("caps", AttentionCaps())
+    entry, caps = get_entry("attention", name), caps_of(name)
     missing = caps.never_runs()
     if missing:
         raise BackendUnsupported(_refusal(f"attn={name!r} can never run here", {name: missing}, caps.note))
@@ -194,10 +203,7 @@ def who_can_run(problem: AttentionProblem) -> list[str]:
 
 def refusals_of_all(problem: AttentionProblem) -> dict[str, tuple[Reason, ...]]:
     """Return {backend: reasons against it} for every registered backend."""
-    return {
-        entry.name: entry.meta.get("caps", AttentionCaps()).reasons_against(problem)
-        for entry in get_registry().entries("attention")
-    }
+    return {entry.name: caps_of(entry.name).reasons_against(problem) for entry in get_registry().entries("attention")}
 
 
 def call_key(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import vitzoo
-from vitzoo.attention.caps import AttentionCaps, installed_version
+from vitzoo.attention.caps import installed_version
 from vitzoo.cli.output import console, show_json, show_table
 from vitzoo.plugin import get_registry, plugins
 
@@ -55,9 +55,11 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 
 def _backends(devices: list[str], capabilities: list[list[int]]) -> list[dict[str, Any]]:
     """Return for every backend the devices of this machine that it runs on, and why not the others."""
+    from vitzoo.attention.select import caps_of
+
     rows = []
     for entry in get_registry().entries("attention"):
-        caps = entry.meta.get("caps", AttentionCaps())
+        caps = caps_of(entry.name)
         reasons = [str(reason) for reason in caps.never_runs()]
         reasons += [
             f"device={device} (supported: {', '.join(caps.devices)})"

@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vitzoo.attention.caps import AttentionCaps
-from vitzoo.plugin import get_entry
+from vitzoo.attention.select import caps_of
 from vitzoo.weights.native import load
 
 BACKENDS = ("reference", "sdpa", "triton")
@@ -55,22 +54,22 @@ def compare(checkpoint: Path, images: Tensor) -> list[Agreement]:
     expected = logits_of(checkpoint, images, "reference")
     results = []
     for name in BACKENDS:
-        never = get_entry("attention", name).meta.get("caps", AttentionCaps()).never_runs()
+        never = caps_of(name).never_runs()
         if never:
             reasons = "; ".join(map(str, never))
             results.append(Agreement(backend=name, available=False, detail=f"not available: {reasons}"))
             continue
-        interpreted = name == "triton" and not torch.cuda.is_available()
-        logits = in_child(checkpoint, images, name) if interpreted else logits_of(checkpoint, images, name)
+        if name != "triton":
+            where, logits = "CPU", logits_of(checkpoint, images, name)
+        elif torch.cuda.is_available():
+            where, logits = "GPU", logits_of(checkpoint, images, name)
+        else:
+            where, logits = "CPU, Triton's interpreter in a child process", in_child(checkpoint, images, name)
         results.append(
             Agreement(
                 backend=name,
                 available=True,
-                detail="CPU, Triton's interpreter in a child process"
-                if interpreted
-                else "CPU"
-                if name != "triton"
-                else "GPU",
+                detail=where,
                 max_difference=(logits - expected).abs().max().item(),
                 same_predictions=torch.equal(logits.argmax(1), expected.argmax(1)),
             )
