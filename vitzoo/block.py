@@ -167,8 +167,8 @@ class PreNormBlock(nn.Module):
         self, x: Tensor, *, bias: Tensor | None = None, key_mask: Tensor | None = None, rotation: Rotation | None = None
     ) -> Tensor:
         """Map (B, N, C) to (B, N, C); the arguments are those of `Attention.forward`."""
-        attended = self.attn(self.norm1(x), bias=bias, key_mask=key_mask, rotation=rotation)
-        x = x + self.drop_path1(self.ls1(attended))
+        # Nested, so that no name keeps the attention's output alive while the MLP runs.
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), bias=bias, key_mask=key_mask, rotation=rotation)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 
@@ -193,8 +193,7 @@ class PostNormBlock(nn.Module):
         self, x: Tensor, *, bias: Tensor | None = None, key_mask: Tensor | None = None, rotation: Rotation | None = None
     ) -> Tensor:
         """Map (B, N, C) to (B, N, C); the arguments are those of `Attention.forward`."""
-        attended = self.attn(x, bias=bias, key_mask=key_mask, rotation=rotation)
-        x = self.norm1(x + self.drop_path1(self.ls1(attended)))
+        x = self.norm1(x + self.drop_path1(self.ls1(self.attn(x, bias=bias, key_mask=key_mask, rotation=rotation))))
         return self.norm2(x + self.drop_path2(self.ls2(self.mlp(x))))
 
 
