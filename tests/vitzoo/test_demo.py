@@ -128,6 +128,7 @@ def test_ctrl_c_leaves_no_half_written_file(tmp_path: Path) -> None:
         _, errors = child.communicate(timeout=60)
     finally:
         child.kill()
-    assert child.returncode == 130, errors
+    # CPython lets the signal itself end `python -m` when it fell into an exec(); a shell reports both as 130.
+    assert child.returncode in (130, -signal.SIGINT), errors
     assert b"Traceback" not in errors
     assert list(out.iterdir()) == []
