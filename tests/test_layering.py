@@ -90,11 +90,15 @@ def test_kernels_import_torch_triton_and_einops_and_never_vitzoo() -> None:
 
 def test_kernels_keep_their_order() -> None:
     order = {
-        "api": {"ops", "supported", "reference"},
+        "api": {"ops", "supported", "reference", "launch"},
         "ops": {"launch"},
-        "launch": {"forward", "backward", "configs"},
-        "forward": set(),
-        "backward": set(),
+        "launch": {"forward", "backward", "backward_whole", "backward_bias", "dropout", "configs"},
+        "forward": {"tiles"},
+        "backward": {"tiles"},
+        "backward_whole": {"tiles"},
+        "backward_bias": {"tiles"},
+        "dropout": {"tiles"},
+        "tiles": set(),
         "configs": set(),
         "reference": set(),
     }

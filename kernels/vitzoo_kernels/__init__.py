@@ -7,13 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitzoo_kernels.dense.api import attention
+    from vitzoo_kernels.dense.api import attention, attention_qkvpacked, attention_varlen, dropout_mask
     from vitzoo_kernels.dense.reference import attention_reference, attention_rows
 
-__all__ = ["attention", "attention_reference", "attention_rows"]
+__all__ = [
+    "attention",
+    "attention_qkvpacked",
+    "attention_reference",
+    "attention_rows",
+    "attention_varlen",
+    "dropout_mask",
+]
 
 _MODULES = {
     "attention": "vitzoo_kernels.dense.api",
+    "attention_qkvpacked": "vitzoo_kernels.dense.api",
+    "attention_varlen": "vitzoo_kernels.dense.api",
+    "dropout_mask": "vitzoo_kernels.dense.api",
     "attention_reference": "vitzoo_kernels.dense.reference",
     "attention_rows": "vitzoo_kernels.dense.reference",
 }

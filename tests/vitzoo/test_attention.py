@@ -105,7 +105,6 @@ def test_triton_on_a_cpu_raises_at_the_call_with_all_reasons() -> None:
         "attn='triton' cannot run this call:\n"
         "  triton: device=cpu (supported: cuda)\n"
         "  triton: dtype=float64 (supported: float16, bfloat16, float32)\n"
-        "  triton: dropout of attention weights (supported: dropout 0)\n"
         "  To run the kernel slowly on a CPU, set TRITON_INTERPRET=1 before Python starts.\n"
         "  who could: reference, sdpa; pass attn= or call set_attention"
     )
@@ -301,6 +300,6 @@ def test_an_explanation_says_what_ran_and_why_not_the_others() -> None:
     assert "reference: able, not chosen" in lines[0]
     assert "triton: device=cpu (supported: cuda)" in lines[0]
     assert lines[1].startswith("attn_pool: sdpa ran 1 queries x 16 keys")
-    training = str(vitzoo.explain_attention(small("vit", attn_drop_rate=0.1).train(), images()))
+    training = str(vitzoo.explain_attention(small("vit").double().train(), images().double()))
     assert "with gradients" in training
-    assert re.search(r"triton: device=cpu \(supported: cuda\); dropout of attention weights", training)
+    assert re.search(r"triton: device=cpu \(supported: cuda\); dtype=float64", training)

@@ -1,10 +1,12 @@
 """What the tests of the kernels share: random inputs."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from vitzoo_kernels.dense import configs
 
 
 @pytest.fixture
@@ -29,3 +31,26 @@ def random_qkv() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         return q, k, v
 
     return draw
+
+
+@pytest.fixture(autouse=True)
+def tiles_for_the_interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give float32 larger tiles in the interpreter, whose time goes by their number; `shipped_tiles` keeps the small ones.
+
+    Float16 has its shipped tiles always.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1" or request.node.get_closest_marker("shipped_tiles"):
+        return
+    for name in (
+        "FORWARD",
+        "FORWARD_RAGGED",
+        "FORWARD_RICH",
+        "BACKWARD_Q",
+        "BACKWARD_Q_RICH",
+        "BACKWARD_KV",
+        "BACKWARD_KV_RICH",
+        "BACKWARD_BIAS",
+    ):
+        table = getattr(configs, name)
+        larger = {key: configs.TileConfig(32, 32, 4, 1) for key in table if key[0] == 4}
+        monkeypatch.setattr(configs, name, table | larger)

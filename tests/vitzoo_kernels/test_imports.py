@@ -31,13 +31,15 @@ def test_the_reference_runs_without_triton():
 
 
 def test_the_operators_are_defined_without_triton():
-    assert "triton" not in run(f"import vitzoo_kernels.dense.api; {LOADED}").split()
+    assert run(
+        "import sys; sys.modules['triton'] = None; import vitzoo_kernels.dense.api, torch; print('defined')"
+    ) == ("defined")
 
 
 def test_the_public_names_are_listed_and_no_others_exist():
     assert set(vitzoo_kernels.__all__) <= set(dir(vitzoo_kernels))
     assert all(callable(getattr(vitzoo_kernels, name)) for name in vitzoo_kernels.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'atention'; it has attention, attention_reference"):
+    with pytest.raises(AttributeError, match="no attribute 'atention'; it has attention, attention_qkvpacked, .*"):
         _ = vitzoo_kernels.atention
 
 

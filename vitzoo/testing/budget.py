@@ -105,6 +105,7 @@ def exact_attention(
     bias: Tensor | None = None,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    dropout: tuple[Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention by the textbook formula in float64: the truth of the budget.
 
@@ -115,6 +116,7 @@ def exact_attention(
         bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
         key_mask: bool, (B, N_k), True where attention may look.
         scale: factor on the scores; D ** -0.5 when None.
+        dropout: which weights are kept, bool, (B, H, N_q, N_k), and the share that is not; the kept ones grow.
 
     Returns:
         out, (B, N_q, H, D), and lse, (B, H, N_q), both float64. A query that may look at no key has zeros and -inf.
@@ -123,6 +125,8 @@ def exact_attention(
     scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * scale
     scores, no_key = _masked(scores, bias, key_mask)
     weights = scores.softmax(dim=-1).masked_fill(no_key, 0.0)
+    if dropout is not None:
+        weights = weights * _factors(*dropout, weights)
     out = torch.einsum("bhqk,bkhd->bqhd", weights, v.double())
     return out, scores.logsumexp(dim=-1).masked_fill(no_key.squeeze(-1), -torch.inf)
 
@@ -135,6 +139,7 @@ def low_precision_attention(
     bias: Tensor | None = None,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    dropout: tuple[Tensor, float] | None = None,
     order: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention, and its gradients, with every tensor rounded to the dtype of `q`: the yardstick of the budget.
@@ -151,6 +156,7 @@ def low_precision_attention(
         bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
         key_mask: bool, (B, N_k), True where attention may look.
         scale: factor on the scores; D ** -0.5 when None.
+        dropout: which weights are kept, bool, (B, H, N_q, N_k), and the share that is not; the kept ones grow.
         order: seed of the order in which the sums run.
 
     Returns:
@@ -160,7 +166,8 @@ def low_precision_attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     # (B, H, N, D), so that products are over the last two dimensions.
     heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-    out, lse = _LowPrecisionAttention.apply(*heads_first, bias, key_mask, scale, order)
+    factors = None if dropout is None else _factors(*dropout, q)
+    out, lse = _LowPrecisionAttention.apply(*heads_first, bias, key_mask, factors, scale, order)
     return out.transpose(1, 2), lse
 
 
@@ -173,6 +180,7 @@ class _LowPrecisionAttention(torch.autograd.Function):
         v: Tensor,
         bias: Tensor | None,
         key_mask: Tensor | None,
+        factors: Tensor | None,
         scale: float,
         order: int,
     ) -> tuple[Tensor, Tensor]:
@@ -182,26 +190,31 @@ class _LowPrecisionAttention(torch.autograd.Function):
         shift = scores.amax(dim=-1, keepdim=True)
         weights = (scores - shift).exp().masked_fill(no_key, 0.0)  # (B, H, N_q, N_k), not yet normalised
         total = _product(weights, weights.new_ones(weights.shape[-1], 1), shuffle).masked_fill(no_key, 1.0)
-        out = _product(weights, v, shuffle) / total
+        dropped = weights if factors is None else weights * factors
+        out = _product(dropped, v, shuffle) / total
         lse = total.log() + shift
-        ctx.save_for_backward(q, scaled, v, bias, key_mask, out, lse)
+        ctx.save_for_backward(q, scaled, v, bias, key_mask, factors, out, lse)
         ctx.scale, ctx.shuffle = scale, shuffle
         return out, lse.masked_fill(no_key, -torch.inf).squeeze(-1)
 
     @staticmethod
     def backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-        q, scaled, v, bias, key_mask, out, lse = ctx.saved_tensors
+        q, scaled, v, bias, key_mask, factors, out, lse = ctx.saved_tensors
         shuffle = ctx.shuffle
         # Computed anew, in another order: one score has two roundings, and lse belongs to the first.
         scores, no_key = _masked(_product(q, scaled.mT, shuffle), bias, key_mask)
         weights = (scores - lse).exp().masked_fill(no_key, 0.0)
         delta = _product(out.unsqueeze(-2), dout.unsqueeze(-1), shuffle).squeeze(-1)  # (B, H, N_q, 1)
-        dscores = weights * (_product(dout, v.mT, shuffle) - (delta - dlse.unsqueeze(-1)))
+        dweights = _product(dout, v.mT, shuffle)
+        dropped = weights
+        if factors is not None:
+            dropped, dweights = weights * factors, dweights * factors
+        dscores = weights * (dweights - (delta - dlse.unsqueeze(-1)))
         dq = _product(dscores, scaled, shuffle)
         dk = _product(dscores.mT, q, shuffle) * ctx.scale
-        dv = _product(weights.mT, dout, shuffle)
+        dv = _product(dropped.mT, dout, shuffle)
         dbias = None if bias is None else dscores.sum_to_size(bias.shape)
-        return dq, dk, dv, dbias, None, None, None
+        return dq, dk, dv, dbias, None, None, None, None
 
 
 def _product(left: Tensor, right: Tensor, shuffle: torch.Generator) -> Tensor:
@@ -225,6 +238,7 @@ def check_attention_numbers(
     bias: Tensor | None = None,
     key_mask: Tensor | None = None,
     scale: float | None = None,
+    dropout: tuple[Tensor, float] | None = None,
     with_lse: bool = True,
     seed: int = 0,
 ) -> None:
@@ -239,6 +253,8 @@ def check_attention_numbers(
         bias: added to the scaled scores, broadcast to (B, H, N_q, N_k); its gradient is checked if it requires one.
         key_mask: bool, (B, N_k), True where attention may look.
         scale: factor on the scores.
+        dropout: which weights the function keeps when it is called like this, bool, (B, H, N_q, N_k), and the share
+            that it drops; the function itself is not told.
         with_lse: also check lse, which must be float32, and the gradients that flow through it.
         seed: of the random gradients of out and lse.
 
@@ -267,11 +283,18 @@ def check_attention_numbers(
         return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, gradients))]
 
     actual = results(attention, q.dtype, dlse.float(), **({"return_lse": True} if with_lse else {}))
-    truth = results(exact_attention, torch.float64, dlse.double())
-    low_precision = [results(partial(low_precision_attention, order=i), q.dtype, dlse) for i in range(ORDERS)]
+    truth = results(partial(exact_attention, dropout=dropout), torch.float64, dlse.double())
+    low_precision = [
+        results(partial(low_precision_attention, dropout=dropout, order=i), q.dtype, dlse) for i in range(ORDERS)
+    ]
     names = ["out", *(["lse"] if with_lse else []), "dq", "dk", "dv", "dbias"]
     for name, a, t, *low in zip(names, actual, truth, *low_precision, strict=False):
         assert_within_budget(a, t, low, name=name, dtype=torch.float32 if name == "lse" else None)
+
+
+def _factors(kept: Tensor, dropped_share: float, like: Tensor) -> Tensor:
+    """Return what dropout multiplies the weights with: 0, or what keeps their mean."""
+    return kept.to(like.dtype) / (1 - dropped_share)
 
 
 def _masked(scores: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,74 +1,56 @@
 # Triton compiles the functions below: their parameters have no Python types, and triton ships none.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-"""The backward kernels: delta, then dk and dv one tile of keys at a time, then dq one tile of queries at a time.
+"""The backward for any length: dq and delta one tile of queries at a time, then dk and dv one tile of keys at a time.
 
 Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 2, split in two so that each output row has one writer: no
-atomics, and two runs give the same bits. With P = exp(scores - lse) and delta_i = sum_d out_id dout_id - dlse_i:
+atomics, and two runs give the same bits. With P = exp(scores - lse), the dropout's mask Z (0 or 1 / (1 - p)) and
+delta_i = sum_d out_id dout_id - dlse_i:
 
-    dv = P^T dout        dS = P * (dout v^T - delta)        dq = scale * dS k        dk = scale * dS^T q
+    dv = (P Z)^T dout       dS = P * (Z * dout v^T - delta)       dq = scale * dS k       dk = scale * dS^T q
 
-Memory: q, k, v as in the forward kernel; dout (B, N_q, H, D) with any strides whose last is 1; out, dq, dk and dv
+and the gradient of a bias is dS, summed over what the bias was broadcast over.
+
+Memory: q, k, v as in the forward kernel; dout, dq, dk and dv (B, N, H, D) with any strides whose last is 1; out
 contiguous; lse, dlse and delta (B, H, N_q) contiguous float32.
-Both large kernels recompute the scores and the weights from q, k and lse: the matrix P is never in memory.
+The kernels recompute the scores and the weights from q, k and lse: the matrix P is never in memory.
 """
 
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from vitzoo_kernels.dense.tiles import (
+    NOT_SPECIALIZED,
+    add_products,
+    head_of,
+    in_elements,
+    kept_rows,
+    load_rows,
+    locate,
+    row_dots,
+    row_products,
+    scaled_rows,
+    slopes,
+    store_rows,
+    zero_rows,
+)
 
 
-@triton.jit(do_not_specialize=["num_heads", "num_queries"])
-def attention_delta_kernel(
-    out_ptr,
-    dout_ptr,
-    dlse_ptr,
-    delta_ptr,
-    dout_stride_b,  # strides are in units of STRIDE_UNIT elements, as in the forward kernel
-    dout_stride_n,
-    dout_stride_h,
-    num_heads,
-    num_queries,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    STRIDE_UNIT: tl.constexpr,
-):
-    """Compute delta of one tile of queries; grid (B * H * number of tiles)."""
-    num_tiles = tl.cdiv(num_queries, BLOCK_M)
-    tile = tl.program_id(0) % num_tiles
-    # int64 from here on: offsets pass 2^31 elements in large batches.
-    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
-    batch = batch_head // num_heads
-    head = batch_head % num_heads
-
-    offsets_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    offsets_d = tl.arange(0, BLOCK_D)  # (BLOCK_D,)
-    mask_m = offsets_m < num_queries
-    mask_md = mask_m[:, None] & (offsets_d < HEAD_DIM)[None, :]
-
-    out_offsets = (batch * num_queries + offsets_m.to(tl.int64)) * num_heads + head  # (BLOCK_M,)
-    out = tl.load(out_ptr + out_offsets[:, None] * HEAD_DIM + offsets_d[None, :], mask=mask_md, other=0.0)
-    dout_head = dout_ptr + (batch * dout_stride_b + head * dout_stride_h) * STRIDE_UNIT
-    dout_offsets = offsets_m.to(tl.int64)[:, None] * dout_stride_n * STRIDE_UNIT + offsets_d[None, :]
-    dout = tl.load(dout_head + dout_offsets, mask=mask_md, other=0.0)  # (BLOCK_M, BLOCK_D)
-    dlse = tl.load(dlse_ptr + batch_head * num_queries + offsets_m, mask=mask_m, other=0.0)  # (BLOCK_M,)
-
-    # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
-    delta = tl.sum(out.to(tl.float32) * dout.to(tl.float32), axis=1) - dlse  # (BLOCK_M,)
-    tl.store(delta_ptr + batch_head * num_queries + offsets_m, delta, mask=mask_m)
-
-
-@triton.jit(do_not_specialize=["num_heads", "num_queries", "num_keys"])
-def attention_backward_kv_kernel(
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def attention_backward_q_kernel(
     q_ptr,
     k_ptr,
     v_ptr,
+    out_ptr,
     dout_ptr,
     lse_ptr,
+    dlse_ptr,  # None when lse has no gradient
     delta_ptr,
-    dk_ptr,
-    dv_ptr,
+    dq_ptr,
+    bias_ptr,
+    key_mask_ptr,
+    seed_ptr,
+    cu_q_ptr,
+    cu_k_ptr,
     q_stride_b,
     q_stride_n,
     q_stride_h,
@@ -81,14 +63,195 @@ def attention_backward_kv_kernel(
     dout_stride_b,
     dout_stride_n,
     dout_stride_h,
+    dq_stride_b,  # of what vitzoo allocates itself: in units of 8, which divides every head dim
+    dq_stride_n,
+    dq_stride_h,
+    bias_stride_b,
+    bias_stride_h,
+    bias_stride_m,
+    bias_stride_n,
     num_heads,
     num_queries,
     num_keys,
+    total_queries,  # of an image: num_queries, or with packed sequences the sum of their lengths
     scale,
+    scale_log2,
+    threshold,
+    dropout_scale,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    FULL_N: tl.constexpr,
+    TAIL_N: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    STRIDE_UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute dq and delta of one tile of queries, reading all keys and values of its head."""
+    num_tiles = tl.cdiv(num_queries, BLOCK_M)
+    tile = tl.program_id(0) % num_tiles
+    # int64 from here on: offsets pass 2^31 elements in large batches.
+    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
+    batch = batch_head // num_heads
+    head = batch_head % num_heads
+    image, first_query, rows = locate(cu_q_ptr, batch, num_queries)
+    _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
+    if cu_q_ptr is not None:
+        if tile * BLOCK_M >= rows:
+            return
+
+    q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
+    k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
+    v_strides = in_elements(v_stride_b, v_stride_n, v_stride_h, STRIDE_UNIT)
+    dout_strides = in_elements(dout_stride_b, dout_stride_n, dout_stride_h, STRIDE_UNIT)
+    q_head = head_of(q_ptr, q_strides, image, first_query, head)
+    k_head = head_of(k_ptr, k_strides, image, first_key, head)
+    v_head = head_of(v_ptr, v_strides, image, first_key, head)
+    dout_head = head_of(dout_ptr, dout_strides, image, first_query, head)
+    dq_strides = in_elements(dq_stride_b, dq_stride_n, dq_stride_h, 8)
+    dq_head = head_of(dq_ptr, dq_strides, image, first_query, head)
+    out_head = out_ptr + ((image * total_queries + first_query) * num_heads + head) * HEAD_DIM
+    statistics = (image * num_heads + head) * total_queries + first_query
+
+    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    rows_m = m.to(tl.int64)
+    inside_m = m < rows
+    q = load_rows(q_head, rows_m, q_strides[1], inside_m, HEAD_DIM, DIM, True)
+    dout = load_rows(dout_head, rows_m, dout_strides[1], inside_m, HEAD_DIM, DIM, True)
+    out = load_rows(out_head, rows_m, num_heads * HEAD_DIM, inside_m, HEAD_DIM, DIM, True)
+    lse = tl.load(lse_ptr + statistics + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+    # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
+    delta = row_dots(out, dout)  # (BLOCK_M,)
+    if dlse_ptr is not None:
+        delta -= tl.load(dlse_ptr + statistics + m, mask=inside_m, other=0.0)
+    tl.store(delta_ptr + statistics + m, delta, mask=inside_m)
+
+    bias_head = bias_ptr
+    if bias_ptr is not None:
+        bias_head = bias_ptr + batch * bias_stride_b + head * bias_stride_h
+    mask_row = key_mask_ptr
+    if key_mask_ptr is not None:
+        mask_row = key_mask_ptr + batch * num_keys
+    queries = (q, dout, lse, delta, m, inside_m)
+    heads = (k_head, v_head, k_strides[1], v_strides[1], batch_head)
+    bias_strides = (bias_stride_m, bias_stride_n)
+    numbers = (scale_log2, threshold, dropout_scale)
+    dq = zero_rows(BLOCK_M, DIM)
+    full_keys = keys // BLOCK_N * BLOCK_N
+    if FULL_N:
+        for start in range(0, full_keys, BLOCK_N):
+            dq = _add_keys(
+                dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, start, keys,
+                HEAD_DIM, DIM, BLOCK_N, False, NEGATIVE, PRECISION,
+            )  # fmt: skip
+    if TAIL_N > 0:
+        # With packed sequences there may be several tails, or none; else there is one.
+        if cu_k_ptr is not None:
+            for start in range(full_keys, keys, TAIL_N):
+                dq = _add_keys(
+                    dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, start, keys,
+                    HEAD_DIM, DIM, TAIL_N, True, NEGATIVE, PRECISION,
+                )  # fmt: skip
+        else:
+            dq = _add_keys(
+                dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, full_keys, keys,
+                HEAD_DIM, DIM, TAIL_N, True, NEGATIVE, PRECISION,
+            )  # fmt: skip
+    store_rows(dq_head, rows_m, dq_strides[1], inside_m, scaled_rows(dq, scale), HEAD_DIM, DIM, True)
+
+
+@triton.jit
+def _add_keys(
+    dq,
+    queries,
+    heads,
+    bias_head,
+    mask_row,
+    seed_ptr,
+    bias_strides,
+    numbers,
+    start,
+    num_keys,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    MASK_N: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add what BLOCK_N keys give to dq, not yet scaled."""
+    q, dout, lse, delta, m, inside_m = queries
+    k_head, v_head, k_stride, v_stride, batch_head = heads
+    offsets = tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+    n = start + offsets
+    allowed = n < num_keys
+    MASKED: tl.constexpr = MASK_N or (mask_row is not None)
+    if mask_row is not None:
+        allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
+    first = tl.cast(start, tl.int64)
+    k = load_rows(k_head + first * k_stride, offsets.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
+    v = load_rows(v_head + first * v_stride, offsets.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
+    _, dscores = slopes(
+        row_products(q, k, PRECISION),  # (BLOCK_M, BLOCK_N)
+        row_products(dout, v, PRECISION),  # (BLOCK_M, BLOCK_N)
+        lse[:, None], delta[:, None], m.to(tl.int64)[:, None], n.to(tl.int64)[None, :],
+        inside_m[:, None] & allowed[None, :],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers, MASKED or (bias_head is not None), NEGATIVE,
+    )  # fmt: skip
+    # The tensor cores take both factors in one dtype; the sum stays float32.
+    return add_products(dq, dscores.to(k[0].dtype), k, PRECISION)
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def attention_backward_kv_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    dout_ptr,
+    lse_ptr,
+    delta_ptr,
+    dk_ptr,
+    dv_ptr,
+    bias_ptr,
+    key_mask_ptr,
+    seed_ptr,
+    cu_q_ptr,
+    cu_k_ptr,
+    q_stride_b,
+    q_stride_n,
+    q_stride_h,
+    k_stride_b,
+    k_stride_n,
+    k_stride_h,
+    v_stride_b,
+    v_stride_n,
+    v_stride_h,
+    dout_stride_b,
+    dout_stride_n,
+    dout_stride_h,
+    dkv_stride_b,  # dk and dv lie alike
+    dkv_stride_n,
+    dkv_stride_h,
+    bias_stride_b,
+    bias_stride_h,
+    bias_stride_m,
+    bias_stride_n,
+    num_heads,
+    num_queries,
+    num_keys,
+    total_queries,
+    scale,
+    scale_log2,
+    threshold,
+    dropout_scale,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    FULL_M: tl.constexpr,
+    TAIL_M: tl.constexpr,
+    NEGATIVE: tl.constexpr,
     STRIDE_UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -102,138 +265,118 @@ def attention_backward_kv_kernel(
     batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
     batch = batch_head // num_heads
     head = batch_head % num_heads
+    image, first_query, queries = locate(cu_q_ptr, batch, num_queries)
+    _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
+    if cu_q_ptr is not None:
+        if tile * BLOCK_N >= keys:
+            return
 
-    offsets_n = tile * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
-    offsets_m = tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    offsets_d = tl.arange(0, BLOCK_D)  # (BLOCK_D,)
-    mask_n = offsets_n < num_keys
-    mask_d = offsets_d < HEAD_DIM
-    mask_nd = mask_n[:, None] & mask_d[None, :]
+    q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
+    k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
+    v_strides = in_elements(v_stride_b, v_stride_n, v_stride_h, STRIDE_UNIT)
+    dout_strides = in_elements(dout_stride_b, dout_stride_n, dout_stride_h, STRIDE_UNIT)
+    q_head = head_of(q_ptr, q_strides, image, first_query, head)
+    k_head = head_of(k_ptr, k_strides, image, first_key, head)
+    v_head = head_of(v_ptr, v_strides, image, first_key, head)
+    dout_head = head_of(dout_ptr, dout_strides, image, first_query, head)
+    dkv_strides = in_elements(dkv_stride_b, dkv_stride_n, dkv_stride_h, 8)
+    dk_head = head_of(dk_ptr, dkv_strides, image, first_key, head)
+    dv_head = head_of(dv_ptr, dkv_strides, image, first_key, head)
+    statistics = (image * num_heads + head) * total_queries + first_query
 
-    q_head = q_ptr + (batch * q_stride_b + head * q_stride_h) * STRIDE_UNIT
-    k_head = k_ptr + (batch * k_stride_b + head * k_stride_h) * STRIDE_UNIT
-    v_head = v_ptr + (batch * v_stride_b + head * v_stride_h) * STRIDE_UNIT
-    dout_head = dout_ptr + (batch * dout_stride_b + head * dout_stride_h) * STRIDE_UNIT
-    lse_head = lse_ptr + batch_head * num_queries
-    delta_head = delta_ptr + batch_head * num_queries
+    n = tile * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
+    rows_n = n.to(tl.int64)
+    inside_n = n < keys
+    allowed = inside_n
+    if key_mask_ptr is not None:
+        allowed = inside_n & (tl.load(key_mask_ptr + batch * num_keys + n, mask=inside_n, other=0) != 0)
+    bias_head = bias_ptr
+    if bias_ptr is not None:
+        bias_head = bias_ptr + batch * bias_stride_b + head * bias_stride_h
+    k = load_rows(k_head, rows_n, k_strides[1], allowed, HEAD_DIM, DIM, True)
+    v = load_rows(v_head, rows_n, v_strides[1], allowed, HEAD_DIM, DIM, True)
 
-    # Rows past the last key would read another tensor; what they compute is not stored.
-    k_offsets = offsets_n.to(tl.int64)[:, None] * k_stride_n * STRIDE_UNIT + offsets_d[None, :]
-    v_offsets = offsets_n.to(tl.int64)[:, None] * v_stride_n * STRIDE_UNIT + offsets_d[None, :]
-    k = tl.load(k_head + k_offsets, mask=mask_nd, other=0.0)  # (BLOCK_N, BLOCK_D)
-    v = tl.load(v_head + v_offsets, mask=mask_nd, other=0.0)  # (BLOCK_N, BLOCK_D)
-
-    dk = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    dv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    for start_m in range(0, num_queries, BLOCK_M):
-        rows_m = start_m + offsets_m  # (BLOCK_M,)
-        mask_m = rows_m < num_queries
-        mask_md = mask_m[:, None] & mask_d[None, :]
-        q_offsets = rows_m.to(tl.int64)[:, None] * q_stride_n * STRIDE_UNIT + offsets_d[None, :]
-        dout_offsets = rows_m.to(tl.int64)[:, None] * dout_stride_n * STRIDE_UNIT + offsets_d[None, :]
-        q = tl.load(q_head + q_offsets, mask=mask_md, other=0.0)  # (BLOCK_M, BLOCK_D)
-        dout = tl.load(dout_head + dout_offsets, mask=mask_md, other=0.0)  # (BLOCK_M, BLOCK_D)
-        lse = tl.load(lse_head + rows_m, mask=mask_m, other=0.0)  # (BLOCK_M,)
-        delta = tl.load(delta_head + rows_m, mask=mask_m, other=0.0)  # (BLOCK_M,)
-
-        scores = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale  # (BLOCK_N, BLOCK_M)
-        # log2(e) after the subtraction, which is exact for large scores; before it, lse would be rounded once more.
-        weights = tl.exp2((scores - lse[None, :]) * LOG2_E)  # (BLOCK_N, BLOCK_M)
-        # A query past the last has zeros for q and dout, but 0 times an infinity in k would be a NaN weight.
-        weights = tl.where(mask_m[None, :], weights, 0.0)
-        # Here and below: the tensor cores take both factors in one dtype; the sum stays float32.
-        dv = tl.dot(weights.to(dout.dtype), dout, dv, input_precision=PRECISION)  # (BLOCK_N, BLOCK_D)
-        dweights = tl.dot(v, tl.trans(dout), input_precision=PRECISION)  # (BLOCK_N, BLOCK_M)
-        dscores = weights * (dweights - delta[None, :])  # (BLOCK_N, BLOCK_M)
-        dk = tl.dot(dscores.to(q.dtype), q, dk, input_precision=PRECISION)  # (BLOCK_N, BLOCK_D)
-
-    # Rows of dk and dv are H * D apart in contiguous tensors.
-    row_offsets = (batch * num_keys + offsets_n.to(tl.int64)) * num_heads + head  # (BLOCK_N,)
-    offsets_nd = row_offsets[:, None] * HEAD_DIM + offsets_d[None, :]
-    tl.store(dk_ptr + offsets_nd, (dk * scale).to(dk_ptr.dtype.element_ty), mask=mask_nd)
-    tl.store(dv_ptr + offsets_nd, dv.to(dv_ptr.dtype.element_ty), mask=mask_nd)
+    own = (k, v, n, allowed)
+    heads = (q_head, dout_head, lse_ptr + statistics, delta_ptr + statistics, q_strides[1], dout_strides[1], batch_head)
+    bias_strides = (bias_stride_m, bias_stride_n)
+    numbers = (scale_log2, threshold, dropout_scale)
+    dk = zero_rows(BLOCK_N, DIM)
+    dv = zero_rows(BLOCK_N, DIM)
+    full_queries = queries // BLOCK_M * BLOCK_M
+    if FULL_M:
+        for start in range(0, full_queries, BLOCK_M):
+            dk, dv = _add_queries(
+                dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
+                HEAD_DIM, DIM, BLOCK_M, False, key_mask_ptr is not None, NEGATIVE, PRECISION,
+            )  # fmt: skip
+    if TAIL_M > 0:
+        if cu_q_ptr is not None:
+            for start in range(full_queries, queries, TAIL_M):
+                dk, dv = _add_queries(
+                    dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
+                    HEAD_DIM, DIM, TAIL_M, True, key_mask_ptr is not None, NEGATIVE, PRECISION,
+                )  # fmt: skip
+        else:
+            dk, dv = _add_queries(
+                dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, full_queries, queries,
+                HEAD_DIM, DIM, TAIL_M, True, key_mask_ptr is not None, NEGATIVE, PRECISION,
+            )  # fmt: skip
+    dk = scaled_rows(dk, scale)
+    if key_mask_ptr is not None:
+        # A weight of 0 times a NaN in dout would be NaN, in rows that nobody looks at.
+        dk = kept_rows(dk, allowed)
+        dv = kept_rows(dv, allowed)
+    store_rows(dk_head, rows_n, dkv_strides[1], inside_n, dk, HEAD_DIM, DIM, True)
+    store_rows(dv_head, rows_n, dkv_strides[1], inside_n, dv, HEAD_DIM, DIM, True)
 
 
-@triton.jit(do_not_specialize=["num_heads", "num_queries", "num_keys"])
-def attention_backward_q_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    dout_ptr,
-    lse_ptr,
-    delta_ptr,
-    dq_ptr,
-    q_stride_b,
-    q_stride_n,
-    q_stride_h,
-    k_stride_b,
-    k_stride_n,
-    k_stride_h,
-    v_stride_b,
-    v_stride_n,
-    v_stride_h,
-    dout_stride_b,
-    dout_stride_n,
-    dout_stride_h,
-    num_heads,
+@triton.jit
+def _add_queries(
+    dk,
+    dv,
+    own,
+    heads,
+    bias_head,
+    seed_ptr,
+    bias_strides,
+    numbers,
+    start,
     num_queries,
-    num_keys,
-    scale,
     HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    STRIDE_UNIT: tl.constexpr,
+    MASK_M: tl.constexpr,
+    KEY_MASK: tl.constexpr,
+    NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute dq of one tile of queries, reading all keys and values of its head; grid (B * H * number of tiles)."""
-    num_tiles = tl.cdiv(num_queries, BLOCK_M)
-    tile = tl.program_id(0) % num_tiles
-    # int64 from here on: offsets pass 2^31 elements in large batches.
-    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
-    batch = batch_head // num_heads
-    head = batch_head % num_heads
-
-    offsets_m = tile * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    offsets_n = tl.arange(0, BLOCK_N)  # (BLOCK_N,)
-    offsets_d = tl.arange(0, BLOCK_D)  # (BLOCK_D,)
-    mask_m = offsets_m < num_queries
-    mask_d = offsets_d < HEAD_DIM
-    mask_md = mask_m[:, None] & mask_d[None, :]
-
-    q_head = q_ptr + (batch * q_stride_b + head * q_stride_h) * STRIDE_UNIT
-    k_head = k_ptr + (batch * k_stride_b + head * k_stride_h) * STRIDE_UNIT
-    v_head = v_ptr + (batch * v_stride_b + head * v_stride_h) * STRIDE_UNIT
-    dout_head = dout_ptr + (batch * dout_stride_b + head * dout_stride_h) * STRIDE_UNIT
-
-    # Rows past the last query would read another tensor; what they compute is not stored.
-    q_offsets = offsets_m.to(tl.int64)[:, None] * q_stride_n * STRIDE_UNIT + offsets_d[None, :]
-    dout_offsets = offsets_m.to(tl.int64)[:, None] * dout_stride_n * STRIDE_UNIT + offsets_d[None, :]
-    q = tl.load(q_head + q_offsets, mask=mask_md, other=0.0)  # (BLOCK_M, BLOCK_D)
-    dout = tl.load(dout_head + dout_offsets, mask=mask_md, other=0.0)  # (BLOCK_M, BLOCK_D)
-    lse = tl.load(lse_ptr + batch_head * num_queries + offsets_m, mask=mask_m, other=0.0)  # (BLOCK_M,)
-    delta = tl.load(delta_ptr + batch_head * num_queries + offsets_m, mask=mask_m, other=0.0)  # (BLOCK_M,)
-
-    dq = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
-    for start_n in range(0, num_keys, BLOCK_N):
-        rows_n = start_n + offsets_n  # (BLOCK_N,)
-        mask_n = rows_n < num_keys
-        mask_nd = mask_n[:, None] & mask_d[None, :]
-        k_offsets = rows_n.to(tl.int64)[:, None] * k_stride_n * STRIDE_UNIT + offsets_d[None, :]
-        v_offsets = rows_n.to(tl.int64)[:, None] * v_stride_n * STRIDE_UNIT + offsets_d[None, :]
-        k = tl.load(k_head + k_offsets, mask=mask_nd, other=0.0)  # (BLOCK_N, BLOCK_D)
-        v = tl.load(v_head + v_offsets, mask=mask_nd, other=0.0)  # (BLOCK_N, BLOCK_D)
-
-        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale  # (BLOCK_M, BLOCK_N)
-        # log2(e) after the subtraction, which is exact for large scores; before it, lse would be rounded once more.
-        weights = tl.exp2((scores - lse[:, None]) * LOG2_E)  # (BLOCK_M, BLOCK_N)
-        dweights = tl.dot(dout, tl.trans(v), input_precision=PRECISION)  # (BLOCK_M, BLOCK_N)
-        # A key past the last has score 0, and exp(0 - lse) may be infinite: times the 0 in its k that would be NaN.
-        dscores = tl.where(mask_n[None, :], weights * (dweights - delta[:, None]), 0.0)  # (BLOCK_M, BLOCK_N)
-        # The tensor cores take both factors in one dtype; the sum stays float32.
-        dq = tl.dot(dscores.to(k.dtype), k, dq, input_precision=PRECISION)  # (BLOCK_M, BLOCK_D)
-
-    # Rows of dq are H * D apart in a contiguous tensor.
-    row_offsets = (batch * num_queries + offsets_m.to(tl.int64)) * num_heads + head  # (BLOCK_M,)
-    dq_pointers = dq_ptr + row_offsets[:, None] * HEAD_DIM + offsets_d[None, :]
-    tl.store(dq_pointers, (dq * scale).to(dq_ptr.dtype.element_ty), mask=mask_md)
+    """Add what BLOCK_M queries give to dv and to dk, the latter not yet scaled."""
+    k, v, n, allowed = own
+    q_head, dout_head, lse_head, delta_head, q_stride, dout_stride, batch_head = heads
+    offsets = tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    m = start + offsets
+    inside_m = m < num_queries
+    first = tl.cast(start, tl.int64)
+    q = load_rows(q_head + first * q_stride, offsets.to(tl.int64), q_stride, inside_m, HEAD_DIM, DIM, MASK_M)
+    dout = load_rows(
+        dout_head + first * dout_stride, offsets.to(tl.int64), dout_stride, inside_m, HEAD_DIM, DIM, MASK_M
+    )
+    if MASK_M:
+        lse = tl.load(lse_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+        delta = tl.load(delta_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+    else:
+        lse = tl.load(lse_head + m)
+        delta = tl.load(delta_head + m)
+    # Keys past the last are not masked without a mask or bias: what they compute is not stored.
+    weights, dscores = slopes(
+        row_products(k, q, PRECISION),  # (BLOCK_N, BLOCK_M)
+        row_products(v, dout, PRECISION),  # (BLOCK_N, BLOCK_M)
+        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None],
+        inside_m[None, :] & allowed[:, None],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers,
+        MASK_M or KEY_MASK or (bias_head is not None), NEGATIVE,
+    )  # fmt: skip
+    # The tensor cores take both factors in one dtype; the sum stays float32.
+    dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)
+    dk = add_products(dk, dscores.to(q[0].dtype), q, PRECISION)
+    return dk, dv

@@ -1,142 +1,448 @@
 """From checked tensors to kernel launches: what runs where, tiles, strides and grids."""
 
 import contextlib
+import functools
 import re
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
 from vitzoo_kernels.dense import configs
-from vitzoo_kernels.dense.backward import (
-    attention_backward_kv_kernel,
-    attention_backward_q_kernel,
-    attention_delta_kernel,
-)
+from vitzoo_kernels.dense.backward import attention_backward_kv_kernel, attention_backward_q_kernel
+from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
+from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
+from vitzoo_kernels.dense.dropout import dropout_mask_kernel
 from vitzoo_kernels.dense.forward import attention_forward_kernel
 from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
 
 LOG2_E = 1.4426950408889634
+# A scale of 0 must leave a masked score of -inf what it is, and 0 times -inf is NaN.
+SMALLEST_SCALE = 1e-37
 
 
-def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Extras:
+    """What a call has beside q, k, v and a scale; None or 0 where it has not.
+
+    Args:
+        bias: broadcasts to (B, H, N_q, N_k).
+        key_mask: (B, N_k) bool.
+        dropout_p: share of the weights dropped.
+        seed: (2,) int64, seed and offset of the dropout.
+        cu_q: (sequences + 1,) int32, where the queries of each packed sequence begin.
+        cu_k: the same of the keys.
+        max_q: queries of the longest sequence.
+        max_k: keys of the longest sequence.
+    """
+
+    bias: Tensor | None = None
+    key_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    seed: Tensor | None = None
+    cu_q: Tensor | None = None
+    cu_k: Tensor | None = None
+    max_q: int = 0
+    max_k: int = 0
+
+    @property
+    def pointers(self) -> dict[str, Tensor | None]:
+        """The tensors, as the kernels take them."""
+        return {
+            "bias_ptr": self.bias,
+            "key_mask_ptr": None if self.key_mask is None else self.key_mask.contiguous().view(torch.uint8),
+            "seed_ptr": None if self.dropout_p == 0 else self.seed,
+        }
+
+    @property
+    def sequences(self) -> dict[str, Tensor | None]:
+        """The beginnings of packed sequences, as the kernels take them."""
+        return {"cu_q_ptr": self.cu_q, "cu_k_ptr": self.cu_k}
+
+    @property
+    def bias_strides(self) -> dict[str, int]:
+        """The bias's strides over (B, H, N_q, N_k), in elements, 0 where it is broadcast."""
+        strides = [0, 0, 0, 0]
+        if self.bias is not None:
+            for i in range(1, self.bias.ndim + 1):
+                strides[-i] = 0 if self.bias.shape[-i] == 1 else self.bias.stride(-i)
+        return {f"bias_stride_{axis}": stride for axis, stride in zip("bhmn", strides, strict=True)}
+
+    @property
+    def rich(self) -> bool:
+        """Whether there is more to hold for each score."""
+        return self.bias is not None or self.dropout_p > 0
+
+    @property
+    def dropout(self) -> dict[str, int | float]:
+        """The dropout's numbers, as the kernels take them."""
+        keep = 1 - self.dropout_p
+        return {"threshold": threshold_of(self.dropout_p), "dropout_scale": 1 / keep if keep else 0.0}
+
+
+def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> tuple[Tensor, Tensor]:
     """Return out, (B, N_q, H, D), contiguous, dtype of `q`, and lse, (B, H, N_q), float32.
 
     Raises:
         ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
     """
     _check_device(q)
-    batch, num_queries, num_heads, head_dim = q.shape
+    batch, total_queries, num_heads, head_dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, num_heads, num_queries), dtype=torch.float32, device=q.device)
-    block_d = _padded(head_dim)
-    tiles = configs.FORWARD[q.element_size(), block_d]
-    unit, strides = _strides(q, k, v)
+    lse = torch.empty((batch, num_heads, total_queries), dtype=torch.float32, device=q.device)
+    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
+    ragged = extras.cu_q is not None
+    tiles = _tiles("FORWARD_RICH" if extras.rich else "FORWARD_RAGGED" if ragged else "FORWARD", q)
+    tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
+    one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
+    per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
+    # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
+    num_tiles = num_queries // tiles.block_m + (tail_m > 0)
+    unit, strides = _strides(q=q, k=k, v=v)
     with _on(q.device):
-        attention_forward_kernel[(batch * num_heads * triton.cdiv(num_queries, tiles.block_m),)](
-            q,
-            k,
-            v,
-            out,
-            lse,
-            *strides,
-            num_heads,
-            num_queries,
-            k.shape[1],
-            scale * LOG2_E,
-            HEAD_DIM=head_dim,
-            BLOCK_D=block_d,
+        attention_forward_kernel[(triton.cdiv(batch_heads, per_program) * num_tiles,)](
+            q_ptr=q,
+            k_ptr=k,
+            v_ptr=v,
+            out_ptr=out,
+            lse_ptr=lse,
+            **extras.pointers,
+            **extras.sequences,
+            **strides,
+            **extras.bias_strides,
+            num_heads=num_heads,
+            batch_heads=batch_heads,
+            num_queries=num_queries,
+            num_keys=num_keys,
+            total_queries=total_queries,
+            scale_log2=_scale_log2(scale),
+            **extras.dropout,
+            **_shared(head_dim, scale, unit),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
-            STRIDE_UNIT=unit,
-            PRECISION=_precision(),
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            enable_fp_fusion=True,
+            FULL_M=num_queries >= tiles.block_m and not ragged,
+            TAIL_M=tail_m,
+            FULL_N=num_keys >= tiles.block_n,
+            TAIL_N=16 if ragged else _tail(num_keys, tiles.block_n),
+            PER_PROGRAM=per_program,
+            **_options(tiles),
         )
     return out, lse
 
 
 def attention_backward(
-    dout: Tensor, dlse: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dq, dk and dv, contiguous, in the shapes and dtype of q, k and v.
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    extras: Extras,
+    *,
+    bias_grad: bool = False,
+    into: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return dq, dk, dv in the shapes and dtype of q, k and v, and the gradient of the bias or None.
+
+    Args:
+        dout: gradient of out, any strides.
+        dlse: gradient of lse, or None when it has none.
+        q: as for the forward.
+        k: as for the forward.
+        v: as for the forward.
+        out: what the forward returned.
+        lse: what the forward returned.
+        scale: as for the forward.
+        extras: as for the forward.
+        bias_grad: whether the bias's gradient is asked for.
+        into: where to write dq, dk and dv, such as slices of one packed tensor; strides that 8 divides, the last 1, and
+            the same for dk and dv. None: contiguous tensors of their own.
 
     Raises:
         ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
     """
     _check_device(q)
-    batch, num_queries, num_heads, head_dim = q.shape
-    num_keys = k.shape[1]
     # The caller does not choose the strides of a gradient: that of out.sum() is one number expanded with stride 0.
     dout = dout if dout.stride(-1) == 1 else dout.contiguous()
-    dlse = dlse.contiguous()
-    delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
-    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-
-    block_d = _padded(head_dim)
-    unit, strides = _strides(q, k, v, dout)
-    sizes = (num_heads, num_queries, num_keys, scale)
-    inputs = (q, k, v, dout, lse, delta)
-    shared = {"HEAD_DIM": head_dim, "BLOCK_D": block_d, "STRIDE_UNIT": unit, "enable_fp_fusion": True}
+    dlse = None if dlse is None else dlse.contiguous()
+    if into is None:
+        into = (_empty_like(q), _empty_like(k), _empty_like(v))
+    whole = None if extras.cu_q is not None or bias_grad else _whole_config(q, k, extras.rich)
     with _on(q.device):
-        tiles = configs.DELTA
-        attention_delta_kernel[(batch * num_heads * triton.cdiv(num_queries, tiles.block_m),)](
-            out,
-            dout,
-            dlse,
-            delta,
-            *strides[-3:],
-            num_heads,
-            num_queries,
-            BLOCK_M=tiles.block_m,
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            **shared,
-        )
-        tiles = configs.BACKWARD_KV[q.element_size(), block_d]
-        attention_backward_kv_kernel[(batch * num_heads * triton.cdiv(num_keys, tiles.block_n),)](
-            *inputs,
-            dk,
-            dv,
-            *strides,
-            *sizes,
-            BLOCK_M=tiles.block_m,
-            BLOCK_N=tiles.block_n,
-            PRECISION=_precision(),
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            **shared,
-        )
-        tiles = configs.BACKWARD_Q[q.element_size(), block_d]
-        attention_backward_q_kernel[(batch * num_heads * triton.cdiv(num_queries, tiles.block_m),)](
-            *inputs,
-            dq,
-            *strides,
-            *sizes,
+        if whole is not None:
+            _backward_whole(whole, dout, dlse, q, k, v, out, lse, scale, extras, into)
+            return *into, None
+        delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
+        _backward_split(delta, dout, dlse, q, k, v, out, lse, scale, extras, into)
+        return *into, _backward_bias(delta, dout, q, k, v, lse, scale, extras) if bias_grad else None
+
+
+def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return bool, (B, H, N_q, N_k), True where the kernels keep a weight."""
+    batch, num_heads, num_queries, num_keys = shape
+    mask = torch.empty(shape, dtype=torch.uint8, device=seed.device)
+    tiles = configs.DROPOUT_MASK
+    grid = batch * num_heads * triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
+    with _on(seed.device):
+        dropout_mask_kernel[(grid,)](
+            seed_ptr=seed,
+            mask_ptr=mask,
+            num_queries=num_queries,
+            num_keys=num_keys,
+            threshold=threshold_of(dropout_p),
             BLOCK_M=tiles.block_m,
             BLOCK_N=tiles.block_n,
-            PRECISION=_precision(),
-            num_warps=tiles.num_warps,
-            num_stages=tiles.num_stages,
-            **shared,
+            **_options(tiles),
         )
-    return dq, dk, dv
+    return mask.view(torch.bool)
 
 
-def _padded(head_dim: int) -> int:
-    # Triton's tiles have powers of two for sides.
-    return 1 << (head_dim - 1).bit_length()
+def threshold_of(dropout_p: float) -> int:
+    """Return what a random number of 31 bits must reach for its weight to be kept."""
+    return min(round(dropout_p * 2**31), 2**31 - 1)
 
 
-def _strides(*tensors: Tensor) -> tuple[int, tuple[int, ...]]:
+def _backward_whole(
+    tiles: configs.TileConfig,
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    extras: Extras,
+    into: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    batch, num_queries, num_heads, head_dim = q.shape
+    unit, strides = _strides(q=q, k=k, v=v, dout=dout)
+    attention_backward_whole_kernel[(batch * num_heads,)](
+        q_ptr=q,
+        k_ptr=k,
+        v_ptr=v,
+        out_ptr=out,
+        dout_ptr=dout,
+        lse_ptr=lse,
+        dlse_ptr=dlse,
+        dq_ptr=into[0],
+        dk_ptr=into[1],
+        dv_ptr=into[2],
+        **extras.pointers,
+        **strides,
+        **_own_strides(dq=into[0], dkv=into[1]),
+        **extras.bias_strides,
+        num_heads=num_heads,
+        num_queries=num_queries,
+        num_keys=k.shape[1],
+        scale=scale,
+        scale_log2=_scale_log2(scale),
+        **extras.dropout,
+        **_shared(head_dim, scale, unit),
+        KEYS=tiles.block_n,
+        BLOCK_M=tiles.block_m,
+        **_options(tiles),
+    )
+
+
+def _backward_split(
+    delta: Tensor,
+    dout: Tensor,
+    dlse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    scale: float,
+    extras: Extras,
+    into: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    head_dim = q.shape[-1]
+    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
+    ragged = extras.cu_q is not None
+    unit, strides = _strides(q=q, k=k, v=v, dout=dout)
+    own_strides = _own_strides(dq=into[0], dkv=into[1])
+    inputs = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "dout_ptr": dout, "lse_ptr": lse, "delta_ptr": delta}
+    shared = {
+        **inputs,
+        **extras.pointers,
+        **extras.sequences,
+        **strides,
+        **extras.bias_strides,
+        "num_heads": q.shape[2],
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "total_queries": q.shape[1],
+        "scale": scale,
+        "scale_log2": _scale_log2(scale),
+        **extras.dropout,
+        **_shared(head_dim, scale, unit),
+    }
+    tiles = _tiles("BACKWARD_Q_RICH" if extras.rich or ragged else "BACKWARD_Q", q)
+    attention_backward_q_kernel[(batch_heads * triton.cdiv(num_queries, tiles.block_m),)](
+        **shared,
+        out_ptr=out,
+        dlse_ptr=dlse,
+        dq_ptr=into[0],
+        **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
+        BLOCK_M=tiles.block_m,
+        BLOCK_N=tiles.block_n,
+        FULL_N=num_keys >= tiles.block_n,
+        TAIL_N=16 if ragged else _tail(num_keys, tiles.block_n),
+        **_options(tiles),
+    )
+    tiles = _tiles("BACKWARD_KV_RICH" if extras.rich or ragged else "BACKWARD_KV", q)
+    attention_backward_kv_kernel[(batch_heads * triton.cdiv(num_keys, tiles.block_n),)](
+        **shared,
+        dk_ptr=into[1],
+        dv_ptr=into[2],
+        **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
+        BLOCK_M=tiles.block_m,
+        BLOCK_N=tiles.block_n,
+        FULL_M=num_queries >= tiles.block_m,
+        TAIL_M=16 if ragged else _tail(num_queries, tiles.block_m),
+        **_options(tiles),
+    )
+
+
+def _backward_bias(
+    delta: Tensor,
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lse: Tensor,
+    scale: float,
+    extras: Extras,
+) -> Tensor:
+    assert extras.bias is not None
+    batch, num_queries, num_heads, head_dim = q.shape
+    num_keys = k.shape[1]
+    images, heads = ((1,) * (4 - extras.bias.ndim) + tuple(extras.bias.shape))[:2]
+    shared = batch * num_heads // (images * heads)
+    tiles = _tiles("BACKWARD_BIAS", q)
+    num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
+    # From the shape alone, so that the order of the sum is the same on every GPU.
+    shares = min(shared, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
+    per_share = triton.cdiv(shared, shares)
+    shares = triton.cdiv(shared, per_share)
+    partial = torch.empty((shares, images, heads, num_queries, num_keys), dtype=torch.float32, device=q.device)
+    unit, strides = _strides(q=q, k=k, v=v, dout=dout)
+    attention_backward_bias_kernel[(shares * images * heads * num_tiles,)](
+        q_ptr=q,
+        k_ptr=k,
+        v_ptr=v,
+        dout_ptr=dout,
+        lse_ptr=lse,
+        delta_ptr=delta,
+        partial_ptr=partial,
+        **extras.pointers,
+        **strides,
+        **extras.bias_strides,
+        num_heads=num_heads,
+        num_queries=num_queries,
+        num_keys=num_keys,
+        shared_heads=num_heads // heads,
+        shared=shared,
+        per_share=per_share,
+        bias_images=images,
+        bias_heads=heads,
+        scale_log2=_scale_log2(scale),
+        **extras.dropout,
+        **_shared(head_dim, scale, unit),
+        BLOCK_M=tiles.block_m,
+        BLOCK_N=tiles.block_n,
+        **_options(tiles),
+    )
+    return partial.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
+
+
+def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
+    """Return the number of heads over all sequences, and the queries and keys of the longest."""
+    if extras.cu_q is None:
+        return q.shape[0] * q.shape[2], q.shape[1], k.shape[1]
+    return (extras.cu_q.numel() - 1) * q.shape[2], extras.max_q, extras.max_k
+
+
+def _tiles(table: str, q: Tensor) -> configs.TileConfig:
+    """Return the tiles of a table of `configs` for inputs like `q`."""
+    key = (q.element_size(), _dim(q.shape[-1]))
+    small = {} if _is_large(q.device) else configs.SMALL.get(table, {})
+    tiles: configs.TileConfig = small[key] if key in small else getattr(configs, table)[key]
+    return tiles
+
+
+def _whole_config(q: Tensor, k: Tensor, rich: bool) -> configs.TileConfig | None:
+    """Return the tiles with which one program does a whole head, or None when there are too many keys for that."""
+    table = configs.BACKWARD_WHOLE_RICH if rich else configs.BACKWARD_WHOLE
+    for tiles in table.get((q.element_size(), _dim(q.shape[-1])), ()):
+        if tiles.block_n >= k.shape[1]:
+            return tiles if not tiles.large or _is_large(q.device) else None
+    return None
+
+
+@functools.cache
+def _is_large(device: torch.device) -> bool:
+    """Return whether a program has room for the tiles marked large; the interpreter has, so that they are tested."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)
+
+
+def _tail(num_rows: int, block: int) -> int:
+    """Return the tile for the rows that fill no block: a power of two from 16, or 0 when there are none."""
+    left_over = num_rows % block
+    return max(16, 1 << (left_over - 1).bit_length()) if left_over else 0
+
+
+def _dim(head_dim: int) -> int:
+    return triton.cdiv(head_dim, 16) * 16
+
+
+def _scale_log2(scale: float) -> float:
+    return max(abs(scale) * LOG2_E, SMALLEST_SCALE)
+
+
+def _shared(head_dim: int, scale: float, unit: int) -> dict[str, Any]:
+    return {
+        "HEAD_DIM": head_dim,
+        "DIM": _dim(head_dim),
+        "NEGATIVE": scale < 0,
+        "STRIDE_UNIT": unit,
+        "PRECISION": _precision(),
+    }
+
+
+def _options(tiles: configs.TileConfig) -> dict[str, Any]:
+    # Fusing is asked for, because Triton's default changes between versions.
+    return {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "enable_fp_fusion": True}
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _strides(**tensors: Tensor) -> tuple[int, dict[str, int]]:
     """Return the unit, 8 or 1 elements, and each tensor's batch, token and head strides counted in it."""
-    assert all(x.stride(-1) == 1 for x in tensors)
+    assert all(x.stride(-1) == 1 for x in tensors.values())
     # A dimension of size 1 has an arbitrary stride, which must not cost the others their unit.
-    strides = tuple(0 if x.shape[i] == 1 else x.stride(i) for x in tensors for i in range(3))
+    strides = {
+        f"{name}_stride_{axis}": 0 if x.shape[i] == 1 else x.stride(i)
+        for name, x in tensors.items()
+        for i, axis in enumerate("bnh")
+    }
     # Triton notes which integers divide by 16 and no more, so 72 alone would make every load one element wide.
-    unit = 8 if all(stride % 8 == 0 for stride in strides) else 1
-    return unit, tuple(stride // unit for stride in strides)
+    unit = 8 if all(stride % 8 == 0 for stride in strides.values()) else 1
+    return unit, {name: stride // unit for name, stride in strides.items()}
+
+
+def _own_strides(**tensors: Tensor) -> dict[str, int]:
+    """Return the strides of tensors that were allocated for the kernels to write, in units of 8 elements."""
+    unit, strides = _strides(**tensors)
+    return {name: stride * unit // 8 for name, stride in strides.items()}
 
 
 def _precision() -> str:

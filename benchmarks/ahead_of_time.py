@@ -1,0 +1,205 @@
+"""What the launcher would compile for a call, and what the compiler makes of it: no GPU is needed.
+
+The launcher runs on tensors without memory, with recorders in place of its kernels; each record is then compiled for a
+compute capability with the types and the alignment that Triton would have seen. Triton must not be in interpreter mode.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from vitzoo_kernels.dense import launch
+
+BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+# Bytes of shared memory that one program may have, by compute capability.
+SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+TYPES = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call of attention, as far as it decides what is compiled.
+
+    Args:
+        dtype: of q, k and v.
+        head_dim: D.
+        num_queries: N_q.
+        num_keys: N_k.
+        num_heads: H.
+        batch: B.
+        bias: whether a bias (H, N_q, N_k) is added, with its gradient.
+        key_mask: whether keys are masked.
+        dropout: whether weights are dropped.
+        packed_sequences: whether there are several sequences in one image.
+    """
+
+    dtype: torch.dtype
+    head_dim: int
+    num_queries: int
+    num_keys: int
+    num_heads: int = 3
+    batch: int = 2
+    bias: bool = False
+    key_mask: bool = False
+    dropout: bool = False
+    packed_sequences: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of one kernel: the kernel and its arguments by name."""
+
+    kernel: Any
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return str(self.kernel.__name__)
+
+
+def launches_of(call: Call, capability: int) -> list[Launch]:
+    """Return the launches of a call's forward and backward on such a GPU, in order."""
+    shapes = [(call.batch, n, 3, call.num_heads, call.head_dim) for n in (call.num_queries, call.num_keys)]
+    # Slices of a packed tensor, as in a ViT.
+    q, k, v = (torch.empty(shapes[i > 0], dtype=call.dtype, device="meta").select(2, i) for i in range(3))
+    places = torch.empty(call.batch + 1, dtype=torch.int32, device="meta") if call.packed_sequences else None
+    extras = launch.Extras(
+        bias=torch.empty(call.num_heads, call.num_queries, call.num_keys, dtype=call.dtype, device="meta")
+        if call.bias
+        else None,
+        key_mask=torch.empty(call.batch, call.num_keys, dtype=torch.bool, device="meta") if call.key_mask else None,
+        dropout_p=0.1 if call.dropout else 0.0,
+        seed=torch.empty(2, dtype=torch.int64, device="meta") if call.dropout else None,
+        cu_q=places,
+        cu_k=places,
+        max_q=call.num_queries,
+        max_k=call.num_keys,
+    )
+    with _recorded(large=capability // 10 in (9, 10)) as records:
+        out, lse = launch.attention_forward(q, k, v, call.head_dim**-0.5, extras)
+        launch.attention_backward(out, lse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=call.bias)
+    return records
+
+
+@contextmanager
+def _recorded(*, large: bool) -> Iterator[list[Launch]]:
+    """Let the launcher record its launches."""
+    records: list[Launch] = []
+
+    class Recorder:
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda **arguments: records.append(Launch(self.kernel, arguments))
+
+    with (
+        mock.patch.object(launch, "_check_device"),
+        mock.patch.object(launch, "_is_large", return_value=large),
+    ):
+        names = [name for name in vars(launch) if name.endswith("_kernel")]
+        recorders = {name: Recorder(getattr(launch, name)) for name in names}
+        with mock.patch.multiple(launch, **recorders):
+            yield records
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled launch."""
+
+    launch: Launch
+    capability: int
+    compiled: Any
+
+    @property
+    def ptx(self) -> str:
+        """Its PTX."""
+        return str(self.compiled.asm["ptx"])
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory of a program."""
+        return int(self.compiled.metadata.shared)
+
+    @cached_property
+    def usage(self) -> tuple[int, int]:
+        """Registers of a thread, and bytes that it spills to the stack; these kernels have no other use for one."""
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.compiled.asm["cubin"])
+            file.flush()
+            command = [BIN / "cuobjdump", "--dump-resource-usage", file.name]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return int(re.findall(r"REG:(\d+)", text)[0]), sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", text)))
+
+
+def compiled(record: Launch, capability: int) -> Program:
+    """Compile a launch for a compute capability such as 90, as Triton would at its first call."""
+    kernel = record.kernel
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
+    for i, parameter in enumerate(kernel.params):
+        value = record.arguments[parameter.name]
+        specialized = not parameter.do_not_specialize
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and specialized):
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = TYPES[value.dtype]
+            attributes[i,] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
+            if isinstance(value, int) and specialized and value % 16 == 0:
+                attributes[i,] = [["tt.divisibility", 16]]
+    return Program(
+        record,
+        capability,
+        triton.compile(
+            ASTSource(kernel, signature, constants, attributes),
+            target=GPUTarget("cuda", capability, 32),
+            options={name: record.arguments[name] for name in OPTIONS},
+        ),
+    )
+
+
+def serialization_warnings(program: Program) -> list[str]:
+    """Return what the assembler says of tensor-core instructions that it had to run one after the other."""
+    if program.capability != 90:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "kernel.ptx"
+        source.write_text(program.ptx)
+        # Triton 3.9 carries a second assembler, for Hopper and Blackwell.
+        ptxas = BIN / "ptxas-blackwell"
+        command = [
+            ptxas if ptxas.exists() else BIN / "ptxas",
+            "-v",
+            "--gpu-name=sm_90a",
+            source,
+            "-o",
+            Path(folder) / "kernel.cubin",
+        ]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return [line for line in text.splitlines() if re.search(r"C7510|C7515|serializ", line)]

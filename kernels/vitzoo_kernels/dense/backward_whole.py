@@ -1,0 +1,295 @@
+# Triton compiles the functions below: their parameters have no Python types, and triton ships none.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+"""The backward for few keys: one program does a whole head, in one launch.
+
+Mathematics and memory as in backward.py. All keys and values of the head stay on the chip, and so do dk and dv; the
+queries pass by once, tile by tile, each read once and its rows of dq written once. That is five products instead of the
+seven of the split backward, one recomputation of the weights instead of two, no delta in memory, and no atomics.
+
+The keys are in tiles that add up to KEYS, as the columns of a row are in pieces: 257 keys are 256 + 16, where one power
+of two would be 512.
+"""
+
+import triton
+import triton.language as tl
+
+from vitzoo_kernels.dense.tiles import (
+    NOT_SPECIALIZED,
+    add_products,
+    head_of,
+    in_elements,
+    kept_rows,
+    load_rows,
+    piece_width,
+    row_dots,
+    row_products,
+    scaled_rows,
+    slopes,
+    store_rows,
+    zero_rows,
+)
+
+
+@triton.jit(do_not_specialize=NOT_SPECIALIZED)
+def attention_backward_whole_kernel(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    dout_ptr,
+    lse_ptr,
+    dlse_ptr,  # None when lse has no gradient
+    dq_ptr,
+    dk_ptr,
+    dv_ptr,
+    bias_ptr,
+    key_mask_ptr,
+    seed_ptr,
+    q_stride_b,
+    q_stride_n,
+    q_stride_h,
+    k_stride_b,
+    k_stride_n,
+    k_stride_h,
+    v_stride_b,
+    v_stride_n,
+    v_stride_h,
+    dout_stride_b,
+    dout_stride_n,
+    dout_stride_h,
+    dq_stride_b,  # of what vitzoo allocates itself: in units of 8, which divides every head dim
+    dq_stride_n,
+    dq_stride_h,
+    dkv_stride_b,
+    dkv_stride_n,
+    dkv_stride_h,
+    bias_stride_b,
+    bias_stride_h,
+    bias_stride_m,
+    bias_stride_n,
+    num_heads,
+    num_queries,
+    num_keys,
+    scale,
+    scale_log2,
+    threshold,
+    dropout_scale,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    KEYS: tl.constexpr,  # at least num_keys; no tile but the last reaches past them
+    BLOCK_M: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    STRIDE_UNIT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute dq, dk and dv of one head; grid (B * H)."""
+    # int64: offsets pass 2^31 elements in large batches.
+    batch_head = tl.program_id(0).to(tl.int64)
+    batch = batch_head // num_heads
+    head = batch_head % num_heads
+    q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
+    k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
+    v_strides = in_elements(v_stride_b, v_stride_n, v_stride_h, STRIDE_UNIT)
+    dout_strides = in_elements(dout_stride_b, dout_stride_n, dout_stride_h, STRIDE_UNIT)
+    q_head = head_of(q_ptr, q_strides, batch, 0, head)
+    k_head = head_of(k_ptr, k_strides, batch, 0, head)
+    v_head = head_of(v_ptr, v_strides, batch, 0, head)
+    dout_head = head_of(dout_ptr, dout_strides, batch, 0, head)
+    out_head = out_ptr + (batch * num_queries * num_heads + head) * HEAD_DIM
+    dq_strides = in_elements(dq_stride_b, dq_stride_n, dq_stride_h, 8)
+    dq_head = head_of(dq_ptr, dq_strides, batch, 0, head)
+    dkv_strides = in_elements(dkv_stride_b, dkv_stride_n, dkv_stride_h, 8)
+    dk_head = head_of(dk_ptr, dkv_strides, batch, 0, head)
+    dv_head = head_of(dv_ptr, dkv_strides, batch, 0, head)
+    statistics = batch_head * num_queries
+    dlse_head = dlse_ptr
+    if dlse_ptr is not None:
+        dlse_head = dlse_ptr + statistics
+    bias_head = bias_ptr
+    if bias_ptr is not None:
+        bias_head = bias_ptr + batch * bias_stride_b + head * bias_stride_h
+    mask_row = key_mask_ptr
+    if key_mask_ptr is not None:
+        mask_row = key_mask_ptr + batch * num_keys
+
+    tiles = _load_keys(k_head, v_head, mask_row, k_strides[1], v_strides[1], num_keys, HEAD_DIM, DIM, KEYS)
+    sums = _zero_keys(DIM, KEYS)
+    heads = (q_head, out_head, dout_head, lse_ptr + statistics, dq_head)
+    strides = (q_strides[1], num_heads * HEAD_DIM, dout_strides[1], dq_strides[1], bias_stride_m, bias_stride_n)
+    numbers = (scale_log2, threshold, dropout_scale)
+    # Every tile of queries is masked: a second body for the last one would cost more registers than the mask.
+    for start in range(0, num_queries, BLOCK_M):
+        sums = _add_queries(
+            sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale, start,
+            num_queries, HEAD_DIM, DIM, BLOCK_M, True, NEGATIVE, PRECISION,
+        )  # fmt: skip
+    _store_keys(dk_head, dv_head, dkv_strides[1], tiles, sums, mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS)
+
+
+@triton.jit
+def _load_keys(
+    k_head,
+    v_head,
+    mask_row,
+    k_stride,
+    v_stride,
+    num_keys,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    KEYS: tl.constexpr,
+    START: tl.constexpr = 0,
+):
+    """Return for each tile of keys its pieces of k and of v, its key numbers and which of them may be looked at."""
+    WIDTH: tl.constexpr = piece_width(KEYS - START)
+    # Only the last tile reaches past the last key.
+    MASKED: tl.constexpr = (START + WIDTH == KEYS) or (mask_row is not None)
+    n = START + tl.arange(0, WIDTH)
+    allowed = n < num_keys
+    if mask_row is not None:
+        allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
+    k = load_rows(k_head, n.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
+    v = load_rows(v_head, n.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
+    tile = (k, v, n, allowed)
+    if START + WIDTH == KEYS:
+        return (tile,)
+    else:
+        return (tile,) + _load_keys(
+            k_head, v_head, mask_row, k_stride, v_stride, num_keys, HEAD_DIM, DIM, KEYS, START + WIDTH
+        )
+
+
+@triton.jit
+def _zero_keys(DIM: tl.constexpr, KEYS: tl.constexpr):
+    """Return for each tile of keys the zeros that dk and dv start from."""
+    WIDTH: tl.constexpr = piece_width(KEYS)
+    pair = (zero_rows(WIDTH, DIM), zero_rows(WIDTH, DIM))
+    if WIDTH == KEYS:
+        return (pair,)
+    else:
+        return (pair,) + _zero_keys(DIM, KEYS - WIDTH)
+
+
+@triton.jit
+def _store_keys(
+    dk_head,
+    dv_head,
+    stride,
+    tiles,
+    sums,
+    mask_row,
+    num_keys,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    KEYS: tl.constexpr,
+    START: tl.constexpr = 0,
+):
+    WIDTH: tl.constexpr = piece_width(KEYS - START)
+    MASKED: tl.constexpr = START + WIDTH == KEYS
+    _, _, n, allowed = tiles[0]
+    dk, dv = sums[0]
+    dk = scaled_rows(dk, scale)
+    if mask_row is not None:
+        # A weight of 0 times a NaN in dout would be NaN, in rows that nobody looks at.
+        dk = kept_rows(dk, allowed)
+        dv = kept_rows(dv, allowed)
+    store_rows(dk_head, n.to(tl.int64), stride, n < num_keys, dk, HEAD_DIM, DIM, MASKED)
+    store_rows(dv_head, n.to(tl.int64), stride, n < num_keys, dv, HEAD_DIM, DIM, MASKED)
+    if START + WIDTH < KEYS:
+        _store_keys(
+            dk_head, dv_head, stride, tiles[1:], sums[1:], mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS, START + WIDTH
+        )
+
+
+@triton.jit
+def _add_queries(
+    sums,
+    tiles,
+    heads,
+    dlse_head,
+    bias_head,
+    mask_row,
+    seed_ptr,
+    batch_head,
+    strides,
+    numbers,
+    scale,
+    start,
+    num_queries,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    MASK_M: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Compute dq of BLOCK_M queries, and add what they give to dk and dv, the former not yet scaled."""
+    q_head, out_head, dout_head, lse_head, dq_head = heads
+    q_stride, out_stride, dout_stride, dq_stride, bias_stride_m, bias_stride_n = strides
+    offsets = tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    rows = offsets.to(tl.int64)
+    m = start + offsets
+    inside_m = m < num_queries
+    first = tl.cast(start, tl.int64)
+    q = load_rows(q_head + first * q_stride, rows, q_stride, inside_m, HEAD_DIM, DIM, MASK_M)
+    out = load_rows(out_head + first * out_stride, rows, out_stride, inside_m, HEAD_DIM, DIM, MASK_M)
+    dout = load_rows(dout_head + first * dout_stride, rows, dout_stride, inside_m, HEAD_DIM, DIM, MASK_M)
+    # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
+    delta = row_dots(out, dout)  # (BLOCK_M,)
+    if MASK_M:
+        lse = tl.load(lse_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+    else:
+        lse = tl.load(lse_head + m)
+    if dlse_head is not None:
+        delta -= tl.load(dlse_head + m, mask=inside_m, other=0.0)
+    query = (q, dout, lse, delta, m, inside_m)
+    dq, sums = _each_tile(
+        zero_rows(BLOCK_M, DIM), sums, tiles, query, bias_head, mask_row, seed_ptr, batch_head,
+        (bias_stride_m, bias_stride_n), numbers, MASK_M, NEGATIVE, PRECISION,
+    )  # fmt: skip
+    store_rows(dq_head + first * dq_stride, rows, dq_stride, inside_m, scaled_rows(dq, scale), HEAD_DIM, DIM, MASK_M)
+    return sums
+
+
+@triton.jit
+def _each_tile(
+    dq,
+    sums,
+    tiles,
+    query,
+    bias_head,
+    mask_row,
+    seed_ptr,
+    batch_head,
+    bias_strides,
+    numbers,
+    MASK_M: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Let the queries meet the keys tile by tile; keys go down and queries across."""
+    q, dout, lse, delta, m, inside_m = query
+    k, v, n, allowed = tiles[0]
+    dk, dv = sums[0]
+    LAST: tl.constexpr = len(tiles) == 1
+    weights, dscores = slopes(
+        row_products(k, q, PRECISION),  # (WIDTH, BLOCK_M)
+        row_products(v, dout, PRECISION),  # (WIDTH, BLOCK_M)
+        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None],
+        inside_m[None, :] & allowed[:, None],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers,
+        MASK_M or LAST or (mask_row is not None) or (bias_head is not None), NEGATIVE,
+    )  # fmt: skip
+    # The tensor cores take both factors in one dtype; the sums stay float32.
+    dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)
+    dscores = dscores.to(q[0].dtype)
+    dk = add_products(dk, dscores, q, PRECISION)
+    dq = add_products(dq, tl.trans(dscores), k, PRECISION)
+    if LAST:
+        return dq, ((dk, dv),)
+    else:
+        dq, others = _each_tile(
+            dq, sums[1:], tiles[1:], query, bias_head, mask_row, seed_ptr, batch_head, bias_strides, numbers,
+            MASK_M, NEGATIVE, PRECISION,
+        )  # fmt: skip
+        return dq, ((dk, dv),) + others

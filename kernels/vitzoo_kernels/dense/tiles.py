@@ -1,0 +1,260 @@
+# Triton compiles the functions below: their parameters have no Python types, and triton ships none.
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+"""What the kernels share: tiles whose head dim is no power of two, scores with bias and masks, dropout.
+
+A tile of rows is a tuple of pieces: Triton's tiles have powers of two for sides, so a head dim of 80 is 64 columns and
+16 more, and not 128. The pieces are the binary digits of the head dim rounded up to 16 (`DIM`), the largest first.
+
+Functions on scores take their index tensors already expanded, (M, 1) and (1, N) or (1, M) and (N, 1), so that the
+kernels that hold the transposed matrix share them.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+# Of sizes and strides no more is known than what STRIDE_UNIT tells, so that a new size needs no new compilation.
+NOT_SPECIALIZED = [
+    *(f"{tensor}_stride_{axis}" for tensor in ("q", "k", "v", "dout", "dq", "dkv") for axis in "bnh"),
+    *(f"bias_stride_{axis}" for axis in "bhm"),
+    "num_heads",
+    "batch_heads",
+    "num_queries",
+    "num_keys",
+    "total_queries",
+    "threshold",
+]
+
+
+@triton.constexpr_function
+def piece_width(size):
+    """Return the largest power of two in a size."""
+    return 1 << (size.bit_length() - 1)
+
+
+@triton.jit
+def load_rows(
+    base,
+    rows,  # (R,) int64: offsets pass 2^31 elements in large batches
+    stride,
+    keep,  # (R,) bool: rows that exist; read only if MASKED
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    MASKED: tl.constexpr,
+    START: tl.constexpr = 0,
+):
+    """Return the pieces of R rows, each (R, width); what does not exist is 0."""
+    WIDTH: tl.constexpr = piece_width(DIM - START)
+    columns = START + tl.arange(0, WIDTH)
+    pointers = base + (rows * stride)[:, None] + columns[None, :]
+    # A mask only where one is needed: full pieces of full tiles have none.
+    if START + WIDTH <= HEAD_DIM:
+        if MASKED:
+            piece = tl.load(pointers, mask=keep[:, None], other=0.0)
+        else:
+            piece = tl.load(pointers)
+    else:
+        if MASKED:
+            piece = tl.load(pointers, mask=keep[:, None] & (columns < HEAD_DIM)[None, :], other=0.0)
+        else:
+            piece = tl.load(pointers, mask=(columns < HEAD_DIM)[None, :], other=0.0)
+    if START + WIDTH == DIM:
+        return (piece,)
+    else:
+        return (piece,) + load_rows(base, rows, stride, keep, HEAD_DIM, DIM, MASKED, START + WIDTH)
+
+
+@triton.jit
+def store_rows(
+    base,
+    rows,
+    stride,
+    keep,
+    pieces,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    MASKED: tl.constexpr,
+    START: tl.constexpr = 0,
+):
+    """Store what `load_rows` would load, rounded once to the dtype of the memory."""
+    WIDTH: tl.constexpr = piece_width(DIM - START)
+    columns = START + tl.arange(0, WIDTH)
+    pointers = base + (rows * stride)[:, None] + columns[None, :]
+    piece = pieces[0].to(base.dtype.element_ty)
+    if START + WIDTH <= HEAD_DIM:
+        if MASKED:
+            tl.store(pointers, piece, mask=keep[:, None])
+        else:
+            tl.store(pointers, piece)
+    else:
+        if MASKED:
+            tl.store(pointers, piece, mask=keep[:, None] & (columns < HEAD_DIM)[None, :])
+        else:
+            tl.store(pointers, piece, mask=(columns < HEAD_DIM)[None, :])
+    if START + WIDTH < DIM:
+        store_rows(base, rows, stride, keep, pieces[1:], HEAD_DIM, DIM, MASKED, START + WIDTH)
+
+
+@triton.jit
+def zero_rows(ROWS: tl.constexpr, DIM: tl.constexpr):
+    """Return float32 pieces of zeros, each (ROWS, width)."""
+    WIDTH: tl.constexpr = piece_width(DIM)
+    piece = tl.zeros((ROWS, WIDTH), tl.float32)
+    if WIDTH == DIM:
+        return (piece,)
+    else:
+        return (piece,) + zero_rows(ROWS, DIM - WIDTH)
+
+
+@triton.jit
+def scaled_rows(pieces, factor):
+    """Return pieces times a factor that broadcasts to each."""
+    if len(pieces) == 1:
+        return (pieces[0] * factor,)
+    else:
+        return (pieces[0] * factor,) + scaled_rows(pieces[1:], factor)
+
+
+@triton.jit
+def kept_rows(pieces, keep):
+    """Return pieces with zeros in the rows that are not kept."""
+    if len(pieces) == 1:
+        return (tl.where(keep[:, None], pieces[0], 0.0),)
+    else:
+        return (tl.where(keep[:, None], pieces[0], 0.0),) + kept_rows(pieces[1:], keep)
+
+
+@triton.jit
+def row_products(left, right, PRECISION: tl.constexpr):
+    """Return left right^T, (L, R) float32, for pieces of L and of R rows."""
+    return _add_row_products(
+        tl.dot(left[0], tl.trans(right[0]), input_precision=PRECISION), left[1:], right[1:], PRECISION
+    )
+
+
+@triton.jit
+def _add_row_products(total, left, right, PRECISION: tl.constexpr):
+    if len(left) == 0:
+        return total
+    else:
+        total = tl.dot(left[0], tl.trans(right[0]), total, input_precision=PRECISION)
+        return _add_row_products(total, left[1:], right[1:], PRECISION)
+
+
+@triton.jit
+def add_products(total, weights, rows, PRECISION: tl.constexpr):
+    """Return total + weights rows, piece by piece: weights (L, R), rows of R, total of L float32 rows."""
+    piece = tl.dot(weights, rows[0], total[0], input_precision=PRECISION)
+    if len(rows) == 1:
+        return (piece,)
+    else:
+        return (piece,) + add_products(total[1:], weights, rows[1:], PRECISION)
+
+
+@triton.jit
+def row_dots(left, right):
+    """Return the dot product of each row of left with that of right, (R,) float32."""
+    total = tl.sum(left[0].to(tl.float32) * right[0].to(tl.float32), axis=1)
+    if len(left) == 1:
+        return total
+    else:
+        return total + row_dots(left[1:], right[1:])
+
+
+@triton.jit
+def load_bias(bias_head, m, n, stride_m, stride_n, inside, MASKED: tl.constexpr):
+    """Return the bias at queries m and keys n, float32, in the shape they broadcast to."""
+    pointers = bias_head + m * stride_m + n * stride_n
+    if MASKED:
+        return tl.load(pointers, mask=inside, other=0.0).to(tl.float32)
+    else:
+        return tl.load(pointers).to(tl.float32)
+
+
+@triton.jit
+def dropout_kept(seed_ptr, batch_head, m, n, threshold):
+    """Return which weights are kept: one Philox number for each (head, query, key), whatever the tiles.
+
+    Source: Philox4x32-10, Salmon et al., SC 2011.
+    """
+    seed = tl.load(seed_ptr)
+    offset = tl.load(seed_ptr + 1)
+    zero = (m * 0 + n * 0).to(tl.uint32)
+    number, _, _, _ = tl.philox(
+        seed,
+        zero + n.to(tl.uint32),
+        zero + m.to(tl.uint32),
+        zero + tl.cast(batch_head, tl.uint32),
+        zero + offset.to(tl.uint32),
+    )
+    # 31 bits, so that the threshold is an int32.
+    return (number >> 1).to(tl.int32) >= threshold
+
+
+@triton.jit
+def locate(cu_ptr, batch, num_rows):
+    """Return where a sequence lies: its image, its first row there, and its number of rows.
+
+    Without `cu_ptr` it is an image of its own. With it all sequences lie in one image, one after the other.
+    """
+    if cu_ptr is None:
+        return batch, batch * 0, num_rows
+    else:
+        first = tl.load(cu_ptr + batch).to(tl.int64)
+        return batch * 0, first, (tl.load(cu_ptr + batch + 1) - first).to(tl.int32)
+
+
+@triton.jit
+def in_elements(stride_b, stride_n, stride_h, UNIT: tl.constexpr):
+    """Return strides that were given in units, as int64: an image can be longer than 2^31 elements."""
+    return tl.cast(stride_b, tl.int64) * UNIT, tl.cast(stride_n, tl.int64) * UNIT, tl.cast(stride_h, tl.int64) * UNIT
+
+
+@triton.jit
+def head_of(base, strides, image, first, head):
+    """Return where a head's first row begins, for strides of (image, row, head) in elements."""
+    return base + image * strides[0] + first * strides[1] + head * strides[2]
+
+
+@triton.jit
+def slopes(
+    products,
+    dweights,
+    lse,
+    delta,
+    m,
+    n,
+    inside,
+    bias_head,
+    seed_ptr,
+    batch_head,
+    bias_strides,
+    numbers,
+    MASKED: tl.constexpr,
+    NEGATIVE: tl.constexpr,
+):
+    """Return the weights after dropout and the gradient of the scores, from q k^T, dout v^T, lse and delta.
+
+    lse, delta, the queries m, the keys n and `inside` broadcast to the products, whichever way round these are.
+    """
+    scale_log2, threshold, dropout_scale = numbers
+    # lse in the log2 units of the products: exp(x - lse) is exp2(x * log2(e) - lse * log2(e)).
+    exponents = (-products if NEGATIVE else products) * scale_log2 - lse * LOG2_E
+    if bias_head is not None:
+        bias = load_bias(bias_head, m, n, bias_strides[0], bias_strides[1], inside, MASKED)
+        # (-inf) - (-inf) of a query that may look at no key would be NaN.
+        weights = tl.where(bias == float("-inf"), 0.0, tl.exp2(exponents + bias * LOG2_E))
+    else:
+        weights = tl.exp2(exponents)
+    if MASKED:
+        weights = tl.where(inside, weights, 0.0)
+    dropped = weights
+    if seed_ptr is not None:
+        kept = dropout_kept(seed_ptr, batch_head, m, n, threshold)
+        dropped = tl.where(kept, weights * dropout_scale, 0.0)
+        dweights = tl.where(kept, dweights * dropout_scale, 0.0)
+    dscores = weights * (dweights - delta)
+    if MASKED:
+        # A weight of 0 would not cancel a delta that is NaN.
+        dscores = tl.where(inside, dscores, 0.0)
+    return dropped, dscores

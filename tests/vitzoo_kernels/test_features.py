@@ -1,0 +1,284 @@
+"""What the kernels do beside plain attention, under Triton's interpreter: bias, masks, dropout, packed tensors and batches."""
+
+from functools import partial
+
+import pytest
+import torch
+from vitzoo_kernels import attention, attention_qkvpacked, attention_varlen, dropout_mask
+from vitzoo_kernels.dense import configs
+
+from vitzoo.testing import check_attention_numbers
+
+pytestmark = pytest.mark.interpreter
+
+F16, F32 = torch.float16, torch.float32
+NAN, INF = float("nan"), float("inf")
+
+
+def seeded(*shape, seed=5):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def some_keys(batch, num_keys, share=0.6):
+    """Return a mask of random keys; the last image has none, when there is more than one."""
+    mask = torch.rand(batch, num_keys, generator=torch.Generator().manual_seed(2)) < share
+    mask[0, -1] = True
+    if batch > 1:
+        mask[-1] = False
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("dtype", "batch", "num_queries", "num_keys", "num_heads", "head_dim", "shape", "masked"),
+    [
+        (F32, 2, 37, 70, 2, 32, (2, 2, 37, 70), False),
+        (F16, 3, 70, 37, 2, 72, (2, 37 + 33, 37), False),
+        (F16, 2, 65, 65, 3, 64, (2, 1, 65, 65), True),
+        (F32, 2, 49, 49, 3, 32, (3, 49, 49), True),
+        (F32, 3, 20, 33, 2, 48, (1, 33), False),
+        (F32, 2, 9, 40, 4, 16, (4, 1, 40), False),
+        (F16, 1, 130, 20, 1, 80, (130, 1), False),
+        (F16, 2, 5, 7, 2, 112, (), False),
+    ],
+)
+def test_a_bias_and_its_gradient_are_within_budget(
+    random_qkv, dtype, batch, num_queries, num_keys, num_heads, head_dim, shape, masked
+):
+    q, k, v = random_qkv(batch, num_queries, num_keys, num_heads, head_dim, dtype=dtype)
+    bias = seeded(*shape).to(dtype).requires_grad_()
+    check_attention_numbers(attention, q, k, v, bias=bias, key_mask=some_keys(batch, num_keys) if masked else None)
+
+
+def test_the_gradient_of_a_bias_is_summed_in_shares(random_qkv, monkeypatch):
+    q, k, v = random_qkv(7, 9, 9, 2, 16)
+    bias = seeded(2, 9, 9).requires_grad_()
+    for programs in (1, 4, 1000):
+        monkeypatch.setattr(configs, "BIAS_PROGRAMS", programs)
+        check_attention_numbers(attention, q, k, v, bias=bias)
+
+
+# Weights of masked keys are computed and dropped, and some of them overflow.
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize("dtype", [F32, F16], ids=str)
+def test_a_query_that_may_look_at_nothing_has_zeros_and_no_gradient(random_qkv, dtype):
+    q, k, v = (x.requires_grad_() for x in random_qkv(2, 37, 70, 2, 32, dtype=dtype))
+    bias = seeded(1, 2, 37, 70).to(dtype)
+    bias[..., 5, :] = -INF
+    bias[..., 6, :] = 0.0
+    mask = some_keys(2, 70)
+    bias.requires_grad_()
+    out, lse = attention(q, k, v, bias=bias, key_mask=mask, return_lse=True)
+    assert torch.equal(
+        lse == -INF,
+        torch.zeros(lse.shape, dtype=torch.bool).index_fill(2, torch.tensor(5), True) | ~mask.any(1)[:, None, None],
+    )
+    assert (out[1] == 0).all()
+    assert (out[:, 5] == 0).all()
+    grads = torch.autograd.grad(out.square().sum(), (q, k, v, bias))
+    assert all(x.isfinite().all() for x in grads)
+    assert (grads[0][1] == 0).all()
+    assert (grads[0][:, 5] == 0).all()
+    assert (grads[1][1] == 0).all()
+    assert (grads[2][1] == 0).all()
+    assert (grads[3][:, :, 5] == 0).all()
+    assert (grads[0][0, 6] != 0).any()
+
+
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize("num_keys", [50, 300])
+def test_what_stands_in_a_masked_key_never_matters(random_qkv, num_keys):
+    mask = some_keys(1, num_keys)
+    results = []
+    for filling in (0.0, NAN, INF):
+        q, k, v = random_qkv(1, 37, num_keys, 2, 32)
+        for x in (k, v):
+            x[~mask] = filling
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out, lse = attention(*leaves, key_mask=mask, return_lse=True)
+        results.append([out, lse, *torch.autograd.grad(out.sin().sum() + lse.sum(), leaves)])
+    for name, *found in zip(("out", "lse", "dq", "dk", "dv"), *results, strict=True):
+        assert torch.equal(found[0], found[1]), name
+        assert torch.equal(found[0], found[2]), name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_queries", "num_keys", "head_dim", "p", "with_bias"),
+    [(F32, 37, 70, 32, 0.1, False), (F16, 70, 65, 72, 0.37, False), (F32, 20, 300, 64, 0.5, True)],
+)
+def test_dropout_forward_and_backward_use_the_published_mask(
+    random_qkv, dtype, num_queries, num_keys, head_dim, p, with_bias
+):
+    q, k, v = random_qkv(2, num_queries, num_keys, 2, head_dim, dtype=dtype)
+    seed = torch.tensor([2**40 + 3, 2**33 + 1])
+    keep = dropout_mask(seed, p, (2, 2, num_queries, num_keys))
+    bias = seeded(2, num_queries, num_keys).to(dtype).requires_grad_() if with_bias else None
+    dropping = partial(attention, dropout_p=p, dropout_seed=seed)
+    check_attention_numbers(dropping, q, k, v, bias=bias, dropout=(keep, p))
+
+
+def test_dropout_of_everything_leaves_zeros(random_qkv):
+    leaves = [x.requires_grad_() for x in random_qkv(1, 9, 9, 2, 16)]
+    out = attention(*leaves, dropout_p=1.0)
+    assert all((x == 0).all() for x in (out, *torch.autograd.grad(out.sum(), leaves)))
+
+
+def test_the_dropout_mask_is_decided_by_seed_offset_and_place_alone(random_qkv, monkeypatch):
+    shape = (3, 2, 40, 90)
+    seed = torch.tensor([7, 0])
+    keep = dropout_mask(seed, 0.25, shape)
+    # Five standard deviations of a binomial share.
+    assert abs(keep.double().mean() - 0.75) < 5 * (0.25 * 0.75 / keep.numel()) ** 0.5
+    assert abs((keep[0] == keep[1]).double().mean() - 0.625) < 5 * (0.625 * 0.375 / keep[0].numel()) ** 0.5
+    assert torch.equal(keep[:, :, :30, :70], dropout_mask(seed, 0.25, (3, 2, 30, 70)))
+    monkeypatch.setattr(configs, "DROPOUT_MASK", configs.TileConfig(16, 16, 4, 1))
+    assert torch.equal(keep, dropout_mask(seed, 0.25, shape))
+    for other in ([8, 0], [7, 1], [7 + 2**32, 0]):
+        assert abs((keep == dropout_mask(torch.tensor(other), 0.25, shape)).double().mean() - 0.625) < 0.02
+    assert dropout_mask(seed, 0.0, shape).all()
+
+
+def test_dropout_without_a_seed_follows_torchs_generator(random_qkv):
+    q, k, v = random_qkv(1, 20, 20, 2, 16)
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(attention(q, k, v, dropout_p=0.5))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize(
+    ("dtype", "lengths_q", "lengths_k", "head_dim"),
+    [
+        (F32, (5, 70, 1, 33), (5, 70, 1, 33), 32),
+        (F16, (50, 128, 17), (65, 3, 200), 72),
+        (F16, (20, 0, 9), (31, 4, 0), 64),
+    ],
+)
+def test_packed_sequences_attend_within_themselves(random_qkv, dtype, lengths_q, lengths_k, head_dim):
+    q, k, v = (
+        x[:, :n]
+        for x, n in zip(
+            random_qkv(1, 300, 300, 2, head_dim, dtype=dtype),
+            (sum(lengths_q), sum(lengths_k), sum(lengths_k)),
+            strict=True,
+        )
+    )
+    places = {
+        f"cu_seqlens_{x}": torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        for x, lengths in (("q", lengths_q), ("k", lengths_k))
+    }
+    longest = {"max_seqlen_q": max(lengths_q), "max_seqlen_k": max(lengths_k) + 3}
+    own = torch.block_diag(*(torch.ones(a, b) for a, b in zip(lengths_q, lengths_k, strict=True)))
+    apart = torch.zeros(own.shape, dtype=dtype).masked_fill(own == 0, -INF)
+
+    def packed(q, k, v, *, bias, **arguments):
+        assert bias is not None  # the truth's way to keep sequences apart
+        return attention(q, k, v, **places, **longest, **arguments)
+
+    check_attention_numbers(packed, q, k, v, bias=apart)
+    out, lse = attention(q, k, v, **places, **longest, return_lse=True)
+    flat, flat_lse = attention_varlen(q[0], k[0], v[0], *places.values(), **longest, return_lse=True)
+    assert torch.equal(flat, out[0])
+    assert torch.equal(flat_lse, lse[0])
+    seed = torch.tensor([1, 2])
+    kept = dropout_mask(seed, 0.3, (len(lengths_q), 2, max(lengths_q), max(lengths_k)))
+    pairs = zip(lengths_q, lengths_k, strict=True)
+    heads = [
+        torch.block_diag(*(x[:a, :b] for x, (a, b) in zip(kept[:, h], pairs, strict=True)))
+        for h, pairs in enumerate([list(pairs)] * 2)
+    ]
+
+    def dropping(q, k, v, **arguments):
+        return packed(q, k, v, **arguments, dropout_p=0.3, dropout_seed=seed)
+
+    check_attention_numbers(dropping, q, k, v, bias=apart, dropout=(torch.stack(heads)[None] != 0, 0.3))
+
+
+@pytest.mark.parametrize(("num_tokens", "head_dim"), [(37, 72), (130, 16)])
+def test_a_packed_tensor_has_one_gradient_of_the_same_bits(num_tokens, head_dim):
+    qkv = seeded(2, num_tokens, 3, 2, head_dim).half().requires_grad_()
+    bias = seeded(2, num_tokens, num_tokens).requires_grad_()
+    for extra in ({}, {"bias": bias, "key_mask": some_keys(2, num_tokens)}):
+        results = []
+        for function in (lambda x, **e: attention(*x.unbind(2), **e), attention_qkvpacked):
+            out, lse = function(qkv, **extra, return_lse=True)
+            leaves = [qkv, *([bias] if extra else [])]
+            results.append([out, lse, *torch.autograd.grad(out.sin().sum(), leaves)])
+        for a, b in zip(*results, strict=True):
+            assert torch.equal(a, b)
+    assert results[1][2].is_contiguous()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_the_operators_keep_their_contracts_with_everything(random_qkv):
+    q, k, v = (x.requires_grad_() for x in random_qkv(2, 7, 5, 2, 16))
+    bias, mask, seed = seeded(2, 7, 5).requires_grad_(), some_keys(2, 5), torch.tensor([3, 4])
+    torch.library.opcheck(torch.ops.vitzoo.attention_forward.default, (q, k, v, 0.25, bias, mask, 0.5, seed))
+    places = torch.tensor([0, 2, 5], dtype=torch.int32)
+    image = [x[:1, :5] for x in (q, k, v)]
+    torch.library.opcheck(
+        torch.ops.vitzoo.attention_forward.default, (*image, 0.25, None, None, 0.0, None, places, places, 3, 3)
+    )
+    qkv = seeded(2, 5, 3, 2, 16).requires_grad_()
+    torch.library.opcheck(torch.ops.vitzoo.packed_attention_forward.default, (qkv, 0.25))
+    out, lse = (x.detach() for x in torch.ops.vitzoo.packed_attention_forward(qkv, 0.25))
+    torch.library.opcheck(
+        torch.ops.vitzoo.packed_attention_backward.default, (out, None, qkv.detach(), out, lse, 0.25, False)
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_flops_are_counted(packed):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    qkv = seeded(2, 7, 3, 4, 16).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        out = attention_qkvpacked(qkv) if packed else attention(*qkv.unbind(2))
+        assert counter.get_total_flops() == 4 * 2 * 4 * 7 * 7 * 16
+        out.sum().backward()
+    assert counter.get_total_flops() == (4 + 10) * 2 * 4 * 7 * 7 * 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"bias": torch.zeros(3, 5, 5)},
+            r"bias is \(3, 5, 5\) of float32; .* broadcasts to \(B, H, N_q, N_k\) = \(2, 2, 5, 5\)",
+        ),
+        ({"bias": torch.zeros(5, 5, dtype=torch.bool)}, "bias is .* of bool; .* for a bool mask of keys pass key_mask"),
+        (
+            {"key_mask": torch.ones(2, 5)},
+            r"key_mask is \(2, 5\) of float32; attention takes torch.bool of \(B, N_k\) = \(2, 5\)",
+        ),
+        ({"dropout_p": 1.5}, "dropout_p is 1.5; it is a share from 0 to 1"),
+        (
+            {"dropout_p": 0.5, "dropout_seed": torch.zeros(2)},
+            r"dropout_seed is \(2,\) of float32 .* torch.int64 of \(2,\)",
+        ),
+        (
+            {"cu_seqlens_q": torch.zeros(2, dtype=torch.int32)},
+            "packed sequences need all of cu_seqlens_q, cu_seqlens_k, max_",
+        ),
+    ],
+)
+def test_wrong_extras_are_refused(random_qkv, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        attention(*random_qkv(2, 5, 5, 2, 16), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cu_seqlens_k": torch.tensor([0, 5])}, r"cu_seqlens_k is \(2,\) of int64; attention takes torch.int32"),
+        ({"max_seqlen_q": 0}, "max_seqlen_q is 0; it is the length of the longest sequence, at least 1"),
+        ({"bias": torch.zeros(5, 5)}, "packed sequences have no bias and no key_mask; leave padding out of them"),
+    ],
+)
+def test_wrong_packed_sequences_are_refused(random_qkv, changes, words):
+    places = torch.tensor([0, 5], dtype=torch.int32)
+    arguments = {"cu_seqlens_q": places, "cu_seqlens_k": places, "max_seqlen_q": 5, "max_seqlen_k": 5}
+    with pytest.raises(ValueError, match=words):
+        attention(*random_qkv(1, 5, 5, 2, 16), **(arguments | changes))
