@@ -106,7 +106,9 @@ def test_timms_names_out_and_in_again(tmp_path: Path) -> None:
     assert torch.equal(again(images()), model(images()))
     with pytest.raises(CheckpointError, match=r"format='timm' writes one \.safetensors file"):
         vitzoo.save(model, tmp_path / "directory", format="timm")
-    with pytest.raises(CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, timm\)"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, dinov2, mae, open_clip, timm"
+    ):
         vitzoo.save(model, tmp_path / "x", format="onnx")
 
 
@@ -121,7 +123,7 @@ def damaged(kind: str, folder: Path) -> Path:
     elif kind == "head":
         state["head.weight"], state["head.bias"] = torch.zeros(9, 64), torch.zeros(9)
     elif kind == "size":
-        state["pos_embed"] = torch.zeros(1, 5, 64)
+        state["pos_embed"] = torch.zeros(1, 7, 64)
     save_file(state, file)
     if kind == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
@@ -144,10 +146,10 @@ def damaged(kind: str, folder: Path) -> Path:
     [
         ("wrong", ["nothing was loaded", "missing (2): cls_token; norm.bias", "unexpected (1): extra"]),
         ("wrong", ["mismatched (1): head.weight (9, 64), the model has (5, 64)"]),
-        ("head", ["Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier"]),
+        ("head", ["Only the head differs: pass reset='head' to draw a new one, or create the model with"]),
         (
             "size",
-            ["Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size"],
+            ["Only sizes differ: pass img_size=, patch_size= or in_chans= to have the weights resized to them"],
         ),
         ("truncated", ["is damaged or not a safetensors file"]),
         ("text", ["is damaged or not a safetensors file"]),
