@@ -78,6 +78,7 @@ def test_a_hub_repository_is_read_from_a_prepared_cache(tmp_path: Path) -> None:
         "for revision in ('', '@main', '@' + sys.argv[2]):\n"
         "    model = vitzoo.load('hf-hub:acme/tiny' + revision).eval()\n"
         "    print(model(image).sum().item())\n"
+        "    assert model.load_report.revision == sys.argv[2], model.load_report\n"
         "try:\n"
         "    vitzoo.load('hf-hub:acme/other')\n"
         "except vitzoo.VitzooError as error:\n"

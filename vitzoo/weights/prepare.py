@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from vitzoo.catalog import find_model
-from vitzoo.config import Component, ViTConfig
+from vitzoo.config import FIELD_ALIASES, Component, ViTConfig
 from vitzoo.errors import CheckpointError
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.adapt import adapt
@@ -101,9 +101,10 @@ def prepare_unnamed(
     name = detect(source) if format is None else format
     reading = get_format(name).read(source, given)
     if untold := {field: advice for field, advice in reading.unknown.items() if field not in given}:
-        asked = "; ".join(f"{field}: {advice}" for field, advice in untold.items())
+        advised = "; ".join(f"{field}: {advice}" for field, advice in untold.items())
         raise CheckpointError(
-            f"the weights of {source.name} (format {name}) do not tell all of their model; nothing was loaded: {asked}"
+            f"the weights of {source.name} (format {name}) do not tell all of their model; nothing was loaded: "
+            + advised
         )
     base, preprocess = ViTConfig(), reading.preprocess
     if reading.model is not None:
@@ -111,7 +112,8 @@ def prepare_unnamed(
         if found.config is None:
             raise CheckpointError(f"{reading.model!r} is a plugin's own model: name it, create(name, weights=...)")
         base, preprocess = found.config, preprocess or found.preprocess
-    config = base.with_changes(**reading.settings).with_changes(**given)
+    asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
+    config = base.with_changes(**{**reading.settings, **asked})
     state, notes = adapt(reading.state, config, settings=reading.settings, given=given, reset=reset)
     prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=(*reading.notes, *notes))
     return reading.model or "", prepared
