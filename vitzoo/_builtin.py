@@ -69,6 +69,8 @@ def _register_components(registrar: Registrar) -> None:
 def _register_formats(registrar: Registrar) -> None:
     for name, target, doc in (
         ("dinov2", "dinov2:Dinov2", "DINOv2's own files"),
+        ("dinov3", "dinov3:Dinov3", "DINOv3's own files"),
+        ("jax", "jax:Jax", "augreg's and big_vision's .npz files; read only"),
         ("mae", "mae:Mae", "MAE's own files"),
         ("open_clip", "open_clip:OpenClip", "image towers of open_clip and of OpenAI's CLIP"),
         ("timm", "timm:Timm", "timm's VisionTransformer and Eva"),

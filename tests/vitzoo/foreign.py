@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 import transformers as hf
-from layouts import Dinov2, Mae
+from layouts import Dinov2, Dinov3, Jax, Mae
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
@@ -30,7 +31,7 @@ class Twin:
         format: vitzoo's name of the library's format.
         make: makes the model.
         save: writes it the library's own way under a directory, and returns what vitzoo is to read.
-        again: makes the library's model from what vitzoo wrote, strictly.
+        again: makes the library's model from what vitzoo wrote, strictly; None when vitzoo does not write the format.
         outputs: {'out', 'tokens'} of an image, as far as the library gives them.
         told: settings that the files do not hold.
         limit: largest relative difference.
@@ -39,7 +40,7 @@ class Twin:
     format: str
     make: Callable[[], nn.Module]
     save: Callable[[nn.Module, Path], Path]
-    again: Callable[[Twin, Path], nn.Module]
+    again: Callable[[Twin, Path], nn.Module] | None
     outputs: Callable[[nn.Module, Tensor], Outputs]
     told: dict[str, Any] = field(default_factory=dict)
     limit: float = 1e-10
@@ -210,7 +211,9 @@ def _open_clip(*, quick_gelu: bool, **settings: Any) -> Twin:
     )
 
 
-def _layout(format: str, make: Callable[[], nn.Module], key: str, told: dict[str, Any] | None = None) -> Twin:
+def _layout(
+    format: str, make: Callable[[], nn.Module], key: str, told: dict[str, Any] | None = None, *, limit: float = 1e-10
+) -> Twin:
     """Return a model written out for the tests, kept as its authors keep it: a torch file."""
 
     def save(model: nn.Module, folder: Path) -> Path:
@@ -227,7 +230,7 @@ def _layout(format: str, make: Callable[[], nn.Module], key: str, told: dict[str
         names = chunked if any("blocks.0.0." in name for name in model.state_dict()) else {n: n for n in written}
         missing, unexpected = model.load_state_dict({n: written[o] for n, o in names.items()}, strict=False)
         assert not unexpected
-        assert all(name.startswith(("decoder_", "mask_token")) for name in missing)
+        assert all(name.startswith(("decoder_", "mask_token")) for name in missing), missing
         return model
 
     return Twin(
@@ -236,7 +239,24 @@ def _layout(format: str, make: Callable[[], nn.Module], key: str, told: dict[str
         save=save,
         again=again,
         outputs=lambda model, x: {key: model(x)},
-        told={"num_heads": 4, **(told or {})},
+        told={**({} if format == "dinov3" else {"num_heads": 4}), **(told or {})},
+        limit=limit,
+    )
+
+
+def _jax(**settings: Any) -> Twin:
+    """Return a model written out for the tests, kept as JAX's code keeps it: an .npz file, which is read only."""
+
+    def save(model: nn.Module, folder: Path) -> Path:
+        np.savez(folder / "weights.npz", **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
+        return folder / "weights.npz"
+
+    return Twin(
+        format="jax",
+        make=partial(Jax, **settings),
+        save=save,
+        again=None,
+        outputs=lambda model, x: {"out": model(x)},
     )
 
 
@@ -298,6 +318,12 @@ TWINS: dict[str, Twin] = {
     "own_dinov2": _layout("dinov2", partial(Dinov2, registers=0, gated=False), "tokens"),
     "own_dinov2_reg": _layout("dinov2", partial(Dinov2, registers=4, gated=True), "tokens"),
     "own_dinov2_chunks": _layout("dinov2", partial(Dinov2, registers=1, gated=False, chunks=True), "tokens"),
+    "own_dinov3": _layout("dinov3", partial(Dinov3, heads=4, gated=False), "out", limit=1e-6),
+    "own_dinov3_gated": _layout("dinov3", partial(Dinov3, heads=2, gated=True), "out", limit=1e-6),
+    "own_dinov3_one": _layout("dinov3", partial(Dinov3, heads=8, gated=True, registers=1), "out", limit=1e-6),
+    "jax_augreg": _jax(heads=4, augreg=True),
+    "jax_big_vision": _jax(heads=2, augreg=False),
+    "jax_map": _jax(heads=8, augreg=False, pooled=True),
     "own_mae": _layout("mae", partial(Mae, average=False, decoder=True), "out"),
     "own_mae_encoder": _layout("mae", partial(Mae, average=False, decoder=False), "out", {"format": "mae"}),
     "own_mae_finetuned": _layout("mae", partial(Mae, average=True, decoder=False), "out", {"format": "mae"}),

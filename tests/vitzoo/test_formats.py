@@ -33,6 +33,10 @@ def test_weights_in_and_out_are_the_librarys_own_model(name: str, tmp_path: Path
     assert ours.load_report.format == twin.format
     assert_same(twin, ours, theirs)
 
+    if twin.again is None:
+        with pytest.raises(CheckpointError, match="is read, not written"):
+            vitzoo.save(ours, tmp_path / "ours.safetensors", format=twin.format)
+        return
     written = tmp_path / ("ours" if twin.format in ("transformers", "open_clip") else "ours.safetensors")
     vitzoo.save(ours, written, format=twin.format)
     assert_same(twin, ours, twin.again(twin, written))
@@ -82,6 +86,9 @@ def test_names_in_memory_and_on_disk_are_one_model(name: str, tmp_path: Path) ->
         ("siglip_rest", {"img_size": 36, "patch_embed": ("conv", {"drop_rest": True})}),
         ("torchvision", {"pos_embed": ("learned", {"antialias": False, "align_corners": True}), "norm": "layernorm"}),
         ("open_clip_avg", {"pool": "avg", "fc_norm": True, "num_heads": 4}),
+        ("own_dinov3_gated", {"num_heads": 2, "qkv_bias": "qv", "rope": "dinov3", "mlp": "swiglu", "pool": "token"}),
+        ("jax_augreg", {"num_heads": 4, "mlp": "gelu_tanh", "pool": "token", "norm": "layernorm"}),
+        ("jax_map", {"num_heads": 8, "class_token": False, "pool": "map"}),
         ("own_mae_finetuned", {"pool": "avg", "fc_norm": True, "num_classes": 5}),
     ],
 )
@@ -147,6 +154,14 @@ def test_what_tensors_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     save_file(openai, tmp_path / "clip.safetensors")
     ours = vitzoo.load(tmp_path / "clip.safetensors", num_heads=2, dtype=torch.float64).eval()
     assert error(ours(image()), tower(image())) < 1e-10
+
+
+@torch.inference_mode()
+def test_a_file_without_config_json_has_its_familys_switches(tmp_path: Path) -> None:
+    theirs, folder = hf_folder("vit_logits", tmp_path / "hf")
+    ours = vitzoo.load(folder / "model.safetensors", num_heads=4, dtype=torch.float64).eval()
+    assert error(ours(image()), theirs(image()).logits) < 1e-10
+    assert "norm eps=1e-12 and the activation gelu" in [note.what for note in ours.load_report.of("set")]
 
 
 @torch.inference_mode()

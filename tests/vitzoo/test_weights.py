@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import SMALL, small
@@ -108,7 +109,7 @@ def test_timms_names_out_and_in_again(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"format='timm' writes one \.safetensors file"):
         vitzoo.save(model, tmp_path / "directory", format="timm")
     with pytest.raises(
-        CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, dinov2, mae, open_clip, timm"
+        CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, dinov2, dinov3, jax, mae, open_clip, timm"
     ):
         vitzoo.save(model, tmp_path / "x", format="onnx")
 
@@ -137,6 +138,8 @@ def damaged(kind: str, folder: Path) -> Path:
         torch.save(torch.zeros(3) if kind == "torch_tensor" else state, file)
         if kind == "torch_truncated":
             file.write_bytes(file.read_bytes()[:1000])
+    elif kind == "npz_text":
+        return file.rename(folder / "weights.npz")
     elif kind == "missing":
         return folder / "nothing.safetensors"
     return file
@@ -154,9 +157,10 @@ def damaged(kind: str, folder: Path) -> Path:
         ),
         ("truncated", ["is damaged or not a safetensors file"]),
         ("text", ["is damaged or not a safetensors file"]),
-        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt)"]),
+        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .npz)"]),
         ("torch_truncated", ["is damaged or not a file that torch.save wrote"]),
         ("torch_tensor", ["holds no tensors by name, so it is not a checkpoint"]),
+        ("npz_text", ["is damaged or not an .npz file of arrays"]),
         ("missing", ["there is no file or directory"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -178,11 +182,14 @@ class Trap:
         return os.system, (f"touch {self.marker}",)
 
 
-@pytest.mark.parametrize("how", ["torch", "pickle"])
+@pytest.mark.parametrize("how", ["torch", "pickle", "npz"])
 def test_a_pickle_is_refused_and_nothing_in_it_runs(how: str, tmp_path: Path) -> None:
     file, marker = tmp_path / "weights.pth", tmp_path / "ran"
     if how == "torch":
         torch.save({"state_dict": Trap(marker)}, file)
+    elif how == "npz":
+        file = tmp_path / "weights.npz"
+        np.savez(file, state_dict=np.array([Trap(marker)], dtype=object))
     else:
         file.write_bytes(pickle.dumps({"state_dict": Trap(marker)}))
     with pytest.raises(UnsafeFileError, match="holds Python objects, not tensors alone; reading them would run code"):

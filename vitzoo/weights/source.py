@@ -64,7 +64,7 @@ def open_source(source: str | Path, *, found: Path | None = None) -> Source:
     """Read a file, a directory or a hub repository.
 
     Args:
-        source: a .safetensors or torch file; a directory with model.safetensors, its shards and their index,
+        source: a .safetensors, .npz or torch file; a directory with model.safetensors, its shards and their index,
             open_clip_model.safetensors or pytorch_model.bin; or 'hf-hub:org/name[@revision]'.
         found: what `find_directory` returned for it, when that is known.
 
@@ -158,9 +158,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _read_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
-    raise CheckpointError(
-        f"{str(path)!r} is no file of weights that vitzoo reads (possible: .safetensors, {', '.join(TORCH_SUFFIXES)})"
-    )
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    possible = ", ".join((".safetensors", *TORCH_SUFFIXES, ".npz"))
+    raise CheckpointError(f"{str(path)!r} is no file of weights that vitzoo reads (possible: {possible})")
 
 
 def _json_in(path: Path) -> dict[str, Any] | None:
@@ -213,6 +214,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    import zipfile
+
+    import numpy as np
+
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays")
+    try:
+        # An array of Python objects is a pickle, which numpy then refuses.
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path))) from error
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays: {error}") from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
