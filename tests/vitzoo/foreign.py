@@ -264,7 +264,7 @@ _NO_POOLER = {"options": {"add_pooling_layer": False}}
 TWINS: dict[str, Twin] = {
     "timm_vit": _timm("vit_tiny_patch16_224", patch_size=8, num_classes=5),
     "timm_dinov2_giant": _timm("vit_giant_patch14_reg4_dinov2", patch_size=8, mlp_ratio=3.0),
-    "timm_eva": _timm("vit_small_patch16_dinov3_qkvb", patch_size=8, limit=1e-6),
+    "timm_eva": _timm("vit_small_patch16_dinov3_qkvb", patch_size=8),
     "vit_logits": _hf("ViTForImageClassification", "ViTConfig", outputs=_logits, num_labels=5),
     "vit_tanh_nobias": _hf(
         "ViTModel", "ViTConfig", outputs=_tokens, hidden_act="gelu_pytorch_tanh", qkv_bias=False, **_NO_POOLER

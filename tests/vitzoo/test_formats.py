@@ -206,9 +206,10 @@ def test_a_bias_that_has_no_place_is_an_error_unless_it_is_0(tmp_path: Path) -> 
         if name.endswith(("q_proj.bias", "v_proj.bias")):
             torch.nn.init.zeros_(parameter)
     theirs.save_pretrained(folder)
-    ours = vitzoo.load(folder, qkv_bias=False, dtype=torch.float64).eval()
-    with torch.inference_mode():
-        assert error(ours(image()), theirs(image()).pooler_output) < 1e-6
+    for fused in (True, False):
+        ours = vitzoo.load(folder, qkv_bias=False, qkv_fused=fused, dtype=torch.float64).eval()
+        with torch.inference_mode():
+            assert error(ours(image()), theirs(image()).pooler_output) < 1e-6
 
 
 def test_the_class_position_is_folded_where_registers_have_none(tmp_path: Path) -> None:
