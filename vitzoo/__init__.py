@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from vitzoo.plugin import plugins as plugins
     from vitzoo.plugin import register as register
     from vitzoo.preprocess import transforms as transforms
-    from vitzoo.weights.native import load as load
-    from vitzoo.weights.native import save as save
+    from vitzoo.weights.disk import load as load
+    from vitzoo.weights.disk import save as save
 
 __version__ = "0.1.0"
 
@@ -42,10 +42,10 @@ _HOMES = {
     "explain_attention": "vitzoo.attention.maps",
     "list_components": "vitzoo.catalog",
     "list_models": "vitzoo.catalog",
-    "load": "vitzoo.weights.native",
+    "load": "vitzoo.weights.disk",
     "plugins": "vitzoo.plugin",
     "register": "vitzoo.plugin",
-    "save": "vitzoo.weights.native",
+    "save": "vitzoo.weights.disk",
     "set_attention": "vitzoo.attention.maps",
     "transforms": "vitzoo.preprocess",
 }

@@ -21,6 +21,7 @@ def register(registrar: Registrar) -> None:
     registrar.require_api(API_VERSION)
     _register_components(registrar)
     _register_backends(registrar)
+    _register_formats(registrar)
     for family in FAMILIES:
         module = import_module(f"vitzoo.variants.{family}")
         for variant in module.VARIANTS:
@@ -63,6 +64,20 @@ def _register_components(registrar: Registrar) -> None:
         ("pool", "none", "pool.simple:NoPool", "all tokens"),
     ):
         registrar.add(kind, name, f"vitzoo.{target}", doc=doc)
+
+
+def _register_formats(registrar: Registrar) -> None:
+    for name, target, doc in (
+        ("dinov2", "dinov2:Dinov2", "DINOv2's own files"),
+        ("dinov3", "dinov3:Dinov3", "DINOv3's own files"),
+        ("jax", "jax:Jax", "augreg's and big_vision's .npz files; read only"),
+        ("mae", "mae:Mae", "MAE's own files"),
+        ("open_clip", "open_clip:OpenClip", "image towers of open_clip and of OpenAI's CLIP"),
+        ("timm", "timm:Timm", "timm's VisionTransformer and Eva"),
+        ("torchvision", "torchvision:Torchvision", "torchvision's VisionTransformer"),
+        ("transformers", "transformers:Transformers", "Hugging Face: ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, MAE"),
+    ):
+        registrar.add("weights", name, f"vitzoo.weights.formats.{target}", doc=doc)
 
 
 def _register_backends(registrar: Registrar) -> None:

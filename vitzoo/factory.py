@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +25,18 @@ from vitzoo.plugin import get_entry
 from vitzoo.pool.simple import Pool, PoolParts
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.apply import apply_weights
-from vitzoo.weights.source import read_weights
+from vitzoo.weights.prepare import Prepared, prepare
+from vitzoo.weights.report import LoadReport
+from vitzoo.weights.source import Source, open_source
 
 
 def create(
     name: str | ViTConfig,
     /,
     *,
-    weights: str | None = None,
+    weights: str | Path | Source | None = None,
+    format: str | None = None,
+    reset: str | Sequence[str] = (),
     attn: AttnLike = "auto",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -44,8 +49,11 @@ def create(
     Args:
         name: a variant ('vit_small', 'vit_base_patch16_224', with '.tag' for the switches that belong to one set of
             weights), a plugin's model ('swin/tiny'), or a ViTConfig.
-        weights: a file (.safetensors, or .pth and .bin, read without unpickling), a directory that `save` wrote, or
-            'hf-hub:org/name[@revision]'; None for freshly drawn weights.
+        weights: a file (.safetensors, or .pth and .bin, read without unpickling), a directory, also of shards, or
+            'hf-hub:org/name[@revision]'; None for freshly drawn weights. What was read and done is in
+            `model.load_report`.
+        format: the weights' format, one of `list_components("weights")` or 'vitzoo'; detected when None.
+        reset: parts to draw anew instead of loading them: 'head'.
         attn: 'auto', the name of an attention backend (that one and no other), or several in order.
         device: where the model is built; torch's default device when None.
         dtype: of its weights; torch's default dtype when None.
@@ -68,25 +76,56 @@ def create(
         raise ConfigError(f"out_indices={out_indices!r} is for features_only=True")
     recipe = _recipe(name, config, attn)
     if weights is None:
+        if format is not None or reset:
+            raise ConfigError(f"format={format!r} and reset={reset!r} are for weights=...")
         with torch.device(torch.get_default_device() if device is None else device):
             model = recipe.build()
             if isinstance(model, VisionTransformer):
                 model.init_weights(needs_reset=False)
         model = model if dtype is None else model.to(dtype)
     else:
-        # Read before anything is built; built without memory, since every weight comes from the file.
-        state = read_weights(weights)
+        source = weights if isinstance(weights, Source) else open_source(weights)
         with torch.device("meta"):
-            model = recipe.build()
-        if _computes_buffers(model):
-            model = recipe.build()
-        apply_weights(
-            model,
-            state,
-            device=torch.get_default_device() if device is None else torch.device(device),
-            dtype=torch.get_default_dtype() if dtype is None else dtype,
-        )
+            own = recipe.build().state_dict()
+        parts = (reset,) if isinstance(reset, str) else tuple(reset)
+        prepared = prepare(source, config=recipe.config, own=own, given=config, format=format, reset=parts)
+        model = load_prepared(recipe, prepared, source, device=device, dtype=dtype)
     return FeatureExtractor(model, 3 if out_indices is None else out_indices) if features_only else model
+
+
+def load_prepared(
+    recipe: Recipe,
+    prepared: Prepared,
+    source: Source,
+    *,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    """Build a model with its weights and its load report, or raise and leave nothing."""
+    recipe = replace(recipe, config=prepared.config)
+    # Built without memory, since every weight comes from the file.
+    with torch.device("meta"):
+        model = recipe.build()
+    if _computes_buffers(model):
+        model = recipe.build()
+    apply_weights(
+        model,
+        prepared.state,
+        device=torch.get_default_device() if device is None else torch.device(device),
+        dtype=torch.get_default_dtype() if dtype is None else dtype,
+    )
+    if prepared.preprocess is not None:
+        model.preprocess = prepared.preprocess  # type: ignore[assignment]
+    report = LoadReport(
+        source=source.name,
+        files=source.files,
+        revision=source.revision,
+        format=prepared.format,
+        tensors=len(prepared.state),
+        notes=prepared.notes,
+    )
+    model.load_report = report  # type: ignore[assignment]
+    return model
 
 
 def build(config: ViTConfig, attend: Attend) -> VisionTransformer:
@@ -206,7 +245,9 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
+class Recipe:
+    """What to build: a ViT of these settings, or what a plugin's function returns."""
+
     name: str
     attn: AttnLike
     config: ViTConfig | None = None
@@ -215,6 +256,7 @@ class _Recipe:
     options: FrozenDict = field(default_factory=FrozenDict)
 
     def build(self) -> nn.Module:
+        """Return the model, as torch draws it."""
         model: nn.Module
         if self.config is not None:
             model = build(self.config, Attend(self.attn))
@@ -230,13 +272,13 @@ class _Recipe:
         return model
 
 
-def _recipe(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> _Recipe:
+def _recipe(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> Recipe:
     if isinstance(name, ViTConfig):
-        return _Recipe(name="", attn=attn, config=name.with_changes(**config))
+        return Recipe(name="", attn=attn, config=name.with_changes(**config))
     found = find_model(name)
     if found.config is None:
-        return _Recipe(name=found.name, attn=attn, target=found.target, options=FrozenDict(config))
-    return _Recipe(name=found.name, attn=attn, config=found.config.with_changes(**config), preprocess=found.preprocess)
+        return Recipe(name=found.name, attn=attn, target=found.target, options=FrozenDict(config))
+    return Recipe(name=found.name, attn=attn, config=found.config.with_changes(**config), preprocess=found.preprocess)
 
 
 def _computes_buffers(model: nn.Module) -> bool:

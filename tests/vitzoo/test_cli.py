@@ -229,7 +229,7 @@ def test_weights_of_another_model_are_refused_before_anything_is_printed(photo: 
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     done = run("predict", str(photo), "--model", "vit_tiny", "--weights", str(tmp_path / "other.safetensors"))
     assert (done.returncode, done.stdout) == (1, "")
-    assert "the weights do not fit the model; nothing was loaded" in done.stderr
+    assert "are of no format that vitzoo knows; nothing was loaded" in done.stderr
 
 
 def test_labels_that_cannot_be_read_say_so(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from timm.models.eva import Eva
 from timm_twins import ROWS, TWINS, error, random_weights, timm_model
 
 import vitzoo
-from vitzoo.weights.timm import from_timm, to_timm
+from vitzoo.weights.formats.timm import from_timm, to_timm
 
 # Both in float64. timm computes rope's sines and resizes positions in float32, whatever the model's dtype.
 EXACT, FLOAT32_ROPE, FLOAT32_RESIZE = 1e-10, 1e-6, 1e-5

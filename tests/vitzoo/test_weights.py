@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import SMALL, small
@@ -78,6 +79,7 @@ def test_a_hub_repository_is_read_from_a_prepared_cache(tmp_path: Path) -> None:
         "for revision in ('', '@main', '@' + sys.argv[2]):\n"
         "    model = vitzoo.load('hf-hub:acme/tiny' + revision).eval()\n"
         "    print(model(image).sum().item())\n"
+        "    assert model.load_report.revision == sys.argv[2], model.load_report\n"
         "try:\n"
         "    vitzoo.load('hf-hub:acme/other')\n"
         "except vitzoo.VitzooError as error:\n"
@@ -106,7 +108,9 @@ def test_timms_names_out_and_in_again(tmp_path: Path) -> None:
     assert torch.equal(again(images()), model(images()))
     with pytest.raises(CheckpointError, match=r"format='timm' writes one \.safetensors file"):
         vitzoo.save(model, tmp_path / "directory", format="timm")
-    with pytest.raises(CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, timm\)"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown format 'onnx' \(possible: vitzoo, dinov2, dinov3, jax, mae, open_clip, timm"
+    ):
         vitzoo.save(model, tmp_path / "x", format="onnx")
 
 
@@ -121,7 +125,7 @@ def damaged(kind: str, folder: Path) -> Path:
     elif kind == "head":
         state["head.weight"], state["head.bias"] = torch.zeros(9, 64), torch.zeros(9)
     elif kind == "size":
-        state["pos_embed"] = torch.zeros(1, 5, 64)
+        state["pos_embed"] = torch.zeros(1, 7, 64)
     save_file(state, file)
     if kind == "truncated":
         file.write_bytes(file.read_bytes()[:-100])
@@ -134,6 +138,8 @@ def damaged(kind: str, folder: Path) -> Path:
         torch.save(torch.zeros(3) if kind == "torch_tensor" else state, file)
         if kind == "torch_truncated":
             file.write_bytes(file.read_bytes()[:1000])
+    elif kind == "npz_text":
+        return file.rename(folder / "weights.npz")
     elif kind == "missing":
         return folder / "nothing.safetensors"
     return file
@@ -144,16 +150,17 @@ def damaged(kind: str, folder: Path) -> Path:
     [
         ("wrong", ["nothing was loaded", "missing (2): cls_token; norm.bias", "unexpected (1): extra"]),
         ("wrong", ["mismatched (1): head.weight (9, 64), the model has (5, 64)"]),
-        ("head", ["Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier"]),
+        ("head", ["Only the head differs: pass reset='head' to draw a new one, or create the model with"]),
         (
             "size",
-            ["Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size"],
+            ["Only sizes differ: pass img_size=, patch_size= or in_chans= to have the weights resized to them"],
         ),
         ("truncated", ["is damaged or not a safetensors file"]),
         ("text", ["is damaged or not a safetensors file"]),
-        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt)"]),
+        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .npz)"]),
         ("torch_truncated", ["is damaged or not a file that torch.save wrote"]),
         ("torch_tensor", ["holds no tensors by name, so it is not a checkpoint"]),
+        ("npz_text", ["is damaged or not an .npz file of arrays"]),
         ("missing", ["there is no file or directory"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -175,11 +182,14 @@ class Trap:
         return os.system, (f"touch {self.marker}",)
 
 
-@pytest.mark.parametrize("how", ["torch", "pickle"])
+@pytest.mark.parametrize("how", ["torch", "pickle", "npz"])
 def test_a_pickle_is_refused_and_nothing_in_it_runs(how: str, tmp_path: Path) -> None:
     file, marker = tmp_path / "weights.pth", tmp_path / "ran"
     if how == "torch":
         torch.save({"state_dict": Trap(marker)}, file)
+    elif how == "npz":
+        file = tmp_path / "weights.npz"
+        np.savez(file, state_dict=np.array([Trap(marker)], dtype=object))
     else:
         file.write_bytes(pickle.dumps({"state_dict": Trap(marker)}))
     with pytest.raises(UnsafeFileError, match="holds Python objects, not tensors alone; reading them would run code"):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitzoo
-from vitzoo.cli import demo, doctor, info, models, plugins, predict
+from vitzoo.cli import convert, demo, doctor, info, models, plugins, predict
 
 app = typer.Typer(
     name="vitzoo",
@@ -21,6 +21,7 @@ app.command("info")(info.info)
 app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
 app.command("predict")(predict.predict)
+app.command("convert")(convert.convert)
 app.command("demo")(demo.demo)
 
 

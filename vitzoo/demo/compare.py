@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vitzoo.attention.select import caps_of
-from vitzoo.weights.native import load
+from vitzoo.weights.disk import load
 
 BACKENDS = ("reference", "sdpa", "triton")
 # Far above what float32 makes of four blocks, far below what would change an answer.

@@ -21,7 +21,7 @@ from vitzoo.demo.train import Epoch, train
 from vitzoo.factory import create
 from vitzoo.files import write_json
 from vitzoo.preprocess import transforms
-from vitzoo.weights.native import load, save
+from vitzoo.weights.disk import load, save
 
 WANTED_ACCURACY = 0.97
 DRAWN = 40

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from vitzoo.errors import CheckpointError
-from vitzoo.weights.timm import from_timm
 
 SHOWN = 6
 
@@ -18,18 +17,17 @@ def apply_weights(model: nn.Module, state: Mapping[str, Tensor], *, device: torc
 
     Args:
         model: it may be on the meta device.
-        state: {name: tensor}; timm's `Eva` names are accepted.
+        state: {name: tensor}, under the model's own names.
         device: where the weights go.
         dtype: what floating point weights become.
 
     Raises:
         CheckpointError: names are missing or unexpected, or shapes differ; the message lists all three.
     """
-    renamed = from_timm(state)
-    check_fit(model, renamed)
+    check_fit(model, state)
     ready = {
         name: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        for name, tensor in renamed.items()
+        for name, tensor in state.items()
     }
     model.load_state_dict(ready, strict=True, assign=True)
 
@@ -55,11 +53,12 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     problems = {line.split(" ")[0].partition(".")[0] for line in [*missing, *unexpected, *mismatched]}
     if problems <= {"head", "head_dist"}:
         lines.append(
-            "  Only the head differs: create the model with the checkpoint's num_classes, then reset_classifier"
+            "  Only the head differs: pass reset='head' to draw a new one, or create the model with the checkpoint's "
+            "num_classes"
         )
     elif problems <= {"pos_embed", "patch_embed"}:
         lines.append(
-            "  Only sizes differ: create the model at the checkpoint's img_size and patch_size, then set_input_size"
+            "  Only sizes differ: pass img_size=, patch_size= or in_chans= to have the weights resized to them"
         )
     raise CheckpointError("\n".join(lines))
 

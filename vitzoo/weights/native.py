@@ -1,29 +1,22 @@
-"""vitzoo's own checkpoint: a directory of model.safetensors and config.json."""
+"""vitzoo's own config.json: what builds a model again, as names and JSON values."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from vitzoo.attention.select import AttnLike
 from vitzoo.catalog import find_model
 from vitzoo.config import Component, ViTConfig
 from vitzoo.errors import CheckpointError, ConfigError, PluginError
-from vitzoo.factory import create
-from vitzoo.files import write_json, written_whole
 from vitzoo.plugin import get_registry, plugins, requirements
 from vitzoo.preprocess import Preprocess
-from vitzoo.weights.source import CONFIG_FILE, WEIGHTS_FILE, find_directory
-from vitzoo.weights.timm import to_timm
+from vitzoo.weights.source import CONFIG_FILE
 
 FORMAT = 1
 KEYS = ("format", "model", "config", "preprocess", "requires")
-FORMATS = ("vitzoo", "timm")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
@@ -84,75 +77,6 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
     if "/" in data["model"] and find_model(data["model"]).config is None:
         return data["model"], data["config"], preprocess
     return ViTConfig.from_dict(data["config"]), {}, preprocess
-
-
-def save(model: nn.Module, path: str | Path, *, format: str = "vitzoo") -> None:
-    """Write a model's weights, and for vitzoo's format the config that builds it again.
-
-    Args:
-        model: a model that `vitzoo.create` made.
-        path: for 'vitzoo' a directory, made if missing; for 'timm' a .safetensors file under timm's names.
-        format: 'vitzoo' or 'timm'.
-
-    Raises:
-        CheckpointError: the model was not made by `vitzoo.create`, the format is unknown, or the file's name does not
-            fit the format. A file is either written whole or not at all.
-    """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    if format not in FORMATS:
-        raise CheckpointError(f"unknown format {format!r} (possible: {', '.join(FORMATS)})")
-    description = describe(model)
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    if format == "timm":
-        if path.suffix != ".safetensors":
-            raise CheckpointError(f"format='timm' writes one .safetensors file; got {str(path)!r}")
-        state = to_timm(state, eva=description["config"].get("rope", "none") != "none")
-        with written_whole(path) as draft:
-            save_file(state, draft, metadata={"format": "pt"})
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    with written_whole(path / WEIGHTS_FILE) as draft:
-        save_file(state, draft, metadata={"format": "pt"})
-    write_json(path / CONFIG_FILE, description)
-
-
-def load(
-    path: str | Path,
-    *,
-    attn: AttnLike = "auto",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    **config: Any,
-) -> nn.Module:
-    """Build the model that a directory describes, with its weights.
-
-    Args:
-        path: a directory that `save` wrote, or 'hf-hub:org/name[@revision]' of one.
-        attn: as for `create`.
-        device: as for `create`.
-        dtype: as for `create`.
-        **config: settings to change; the weights must still fit.
-
-    Raises:
-        CheckpointError: no such directory, no config or weights in it, or weights that do not fit; nothing was loaded.
-        ConfigError: a config that is damaged or newer than this vitzoo.
-        PluginError: a plugin that it needs is missing.
-    """
-    directory = find_directory(path)
-    if not (directory / CONFIG_FILE).is_file():
-        raise CheckpointError(
-            f"{str(directory)!r} holds no {CONFIG_FILE}; for a file of weights alone, "
-            "name the model: vitzoo.create(name, weights=file)"
-        )
-    text = (directory / CONFIG_FILE).read_text()
-    target, settings, preprocess = parse(text)
-    model = create(target, weights=str(directory), attn=attn, device=device, dtype=dtype, **{**settings, **config})
-    model.model_name = json.loads(text)["model"]
-    if preprocess is not None:
-        model.preprocess = preprocess  # type: ignore[assignment]
-    return model
 
 
 def _refuse_constant(text: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,22 @@ import torch
 from torch import Tensor
 
 from vitzoo.errors import CheckpointError, UnsafeFileError
+from vitzoo.weights.report import WeightsFile
 
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
+INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE, IMAGES_FILE = "config.json", "preprocessor_config.json"
+OPEN_CLIP_FILE, OPEN_CLIP_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 HUB_PREFIX = "hf-hub:"
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+
+# Where a directory may keep its weights and what describes them, the first that is there.
+LAYOUTS = (
+    (WEIGHTS_FILE, CONFIG_FILE),
+    (INDEX_FILE, CONFIG_FILE),
+    (OPEN_CLIP_FILE, OPEN_CLIP_CONFIG),
+    ("pytorch_model.bin", CONFIG_FILE),
+)
 
 # Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
@@ -24,6 +37,65 @@ _HOLDS_OBJECTS = (
     "{!r} holds Python objects, not tensors alone; reading them would run code from the file. "
     "vitzoo never does that: load it where you trust it, and save the tensors with safetensors"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Weights as they lie in files.
+
+    Args:
+        name: what the caller asked for.
+        state: {name: tensor}, on the CPU, under the names of the files.
+        config: the JSON object that a directory keeps beside its weights, or None.
+        images: the JSON object of preprocessor_config.json, or None.
+        files: the files that the tensors were read from.
+        revision: the commit of a hub repository, else None.
+    """
+
+    name: str
+    state: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    images: Mapping[str, Any] | None = None
+    files: tuple[WeightsFile, ...] = ()
+    revision: str | None = None
+
+
+def open_source(source: str | Path, *, found: Path | None = None) -> Source:
+    """Read a file, a directory or a hub repository.
+
+    Args:
+        source: a .safetensors, .npz or torch file; a directory with model.safetensors, its shards and their index,
+            open_clip_model.safetensors or pytorch_model.bin; or 'hf-hub:org/name[@revision]'.
+        found: what `find_directory` returned for it, when that is known.
+
+    Raises:
+        CheckpointError: no such path, a damaged file, or a file that holds no tensors by name.
+        UnsafeFileError: a file that could only be read by unpickling code.
+    """
+    path = find_directory(source) if found is None else found
+    config = images = None
+    files, sharded = [path], False
+    if path.is_dir():
+        weights, beside = _layout_of(path)
+        config, images = _json_in(path / beside), _json_in(path / IMAGES_FILE)
+        sharded = weights == INDEX_FILE
+        files = _shards(path) if sharded else [path / weights]
+    state: dict[str, Tensor] = {}
+    for file in files:
+        tensors = read_tensors(file)
+        if twice := sorted(set(state) & set(tensors)):
+            raise CheckpointError(f"{str(file)!r} holds {twice[0]!r}, which another shard holds too")
+        state |= tensors
+    if sharded:
+        _check_index(path, state)
+    return Source(
+        name=str(source),
+        state=state,
+        config=config,
+        images=images,
+        files=tuple(WeightsFile.at(file) for file in files),
+        revision=path.name if str(source).startswith(HUB_PREFIX) else None,
+    )
 
 
 def find_directory(source: str | Path) -> Path:
@@ -48,32 +120,90 @@ def find_directory(source: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
-    wanted = [CONFIG_FILE, WEIGHTS_FILE]
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+        # Repositories often hold the same weights several times; only the first layout that is there is downloaded.
+        for weights, config in LAYOUTS:
+            wanted = [weights, config, IMAGES_FILE] + (["model-*-of-*.safetensors"] if weights == INDEX_FILE else [])
+            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
+            if (folder / weights).is_file():
+                break
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise CheckpointError(f"cannot get {repository!r} from the hub: {error}") from error
+    return folder
 
 
-def read_weights(source: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, of a directory's model.safetensors, or of a hub repository, on the CPU.
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
 
     Raises:
-        CheckpointError: no such path, a damaged file, or a file that holds no tensors by name.
+        CheckpointError: it is not JSON, or not an object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged or not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{str(path)!r} holds {type(data).__name__}, not a JSON object")
+    return data
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file, on the CPU.
+
+    Raises:
+        CheckpointError: a damaged file, of a kind that vitzoo does not read, or with no tensors by name.
         UnsafeFileError: a file that could only be read by unpickling code.
     """
-    path = find_directory(source)
-    if path.is_dir():
-        if not (path / WEIGHTS_FILE).is_file():
-            raise CheckpointError(f"the directory {str(path)!r} holds no {WEIGHTS_FILE}")
-        path = path / WEIGHTS_FILE
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
-    raise CheckpointError(
-        f"{str(path)!r} is no file of weights that vitzoo reads (possible: .safetensors, {', '.join(TORCH_SUFFIXES)})"
-    )
+    if path.suffix == ".npz":
+        return _read_npz(path)
+    possible = ", ".join((".safetensors", *TORCH_SUFFIXES, ".npz"))
+    raise CheckpointError(f"{str(path)!r} is no file of weights that vitzoo reads (possible: {possible})")
+
+
+def _json_in(path: Path) -> dict[str, Any] | None:
+    return read_json(path) if path.is_file() else None
+
+
+def _layout_of(folder: Path) -> tuple[str, str]:
+    for weights, config in LAYOUTS:
+        if (folder / weights).is_file():
+            return weights, config
+    names = ", ".join(weights for weights, _ in LAYOUTS[1:])
+    raise CheckpointError(f"the directory {str(folder)!r} holds no {WEIGHTS_FILE} (nor {names})")
+
+
+def _shards(folder: Path) -> list[Path]:
+    names = set(_weight_map(folder).values())
+    for name in names:
+        # The index comes with the weights, so it may be anyone's: a name in it must not lead out of the directory.
+        if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{INDEX_FILE} names the shard {name!r}; a shard is a .safetensors file in the same directory"
+            )
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{INDEX_FILE} names the shard {name!r}, which is not in {str(folder)!r}")
+    return [folder / name for name in sorted(names)]
+
+
+def _weight_map(folder: Path) -> dict[str, Any]:
+    index = read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(index, dict) or not index:
+        raise CheckpointError(f"{str(folder / INDEX_FILE)!r} has no 'weight_map' from tensors to shards")
+    return index
+
+
+def _check_index(folder: Path, state: Mapping[str, Tensor]) -> None:
+    promised = set(_weight_map(folder))
+    if promised != set(state):
+        absent, surplus = sorted(promised - set(state)), sorted(set(state) - promised)
+        raise CheckpointError(
+            f"the shards in {str(folder)!r} do not hold what {INDEX_FILE} says: "
+            f"they lack {absent[:3]}, and it does not name {surplus[:3]}"
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -84,6 +214,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    import zipfile
+
+    import numpy as np
+
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays")
+    try:
+        # An array of Python objects is a pickle, which numpy then refuses.
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path))) from error
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays: {error}") from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

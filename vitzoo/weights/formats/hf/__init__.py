@@ -1,0 +1,1 @@
+"""The checkpoints of transformers: one file a family of models."""

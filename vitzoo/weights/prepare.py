@@ -1,0 +1,149 @@
+"""From what lies in files to what a model takes: read by a format, with the source's switches, made to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vitzoo.catalog import find_model
+from vitzoo.config import FIELD_ALIASES, Component, ViTConfig
+from vitzoo.errors import CheckpointError
+from vitzoo.preprocess import Preprocess
+from vitzoo.weights.adapt import adapt
+from vitzoo.weights.formats.choose import detect, get_format
+from vitzoo.weights.report import Note
+from vitzoo.weights.source import Source
+
+NATIVE = "vitzoo"
+PLAIN_MLPS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Weights ready for a model.
+
+    Args:
+        state: {vitzoo's name: tensor}.
+        config: the settings that the model is to have; None for a plugin's own model.
+        preprocess: what the source says of its images, or None.
+        format: the format's name.
+        notes: all that was done.
+    """
+
+    state: Mapping[str, Tensor]
+    config: ViTConfig | None
+    preprocess: Preprocess | None
+    format: str
+    notes: tuple[Note, ...] = ()
+
+
+def prepare(
+    source: Source,
+    *,
+    config: ViTConfig | None,
+    own: Collection[str],
+    given: Mapping[str, Any],
+    format: str | None,
+    reset: Collection[str],
+) -> Prepared:
+    """Return weights for a model that the caller named.
+
+    Args:
+        source: what lies in the files.
+        config: the named model's settings, with the caller's changes; None for a plugin's own model.
+        own: the names of the model's tensors. Weights that have exactly these are taken as they are.
+        given: the caller's changes alone: they stand whatever the source says.
+        format: the format's name, or None to detect it.
+        reset: parts to draw anew.
+
+    Raises:
+        CheckpointError: the weights are of no format or of several, or cannot be read.
+    """
+    if config is None:
+        if format not in (None, NATIVE) or reset:
+            raise CheckpointError(
+                f"format={format!r} and reset={tuple(reset)!r} are for plain ViTs; a plugin's model reads its own names"
+            )
+        return Prepared(state=source.state, config=None, preprocess=None, format=NATIVE)
+    if format is None:
+        # Weights with most of the model's own names are its own, damaged: what differs is what there is to say.
+        shared = len(set(source.state) & set(own))
+        exact, mostly = set(source.state) == set(own), 2 * shared > len(own)
+        format = NATIVE if exact else detect(source, or_else=NATIVE if mostly else None)
+    if format == NATIVE:
+        state, notes = adapt(source.state, config, settings={}, given=given, reset=reset)
+        return Prepared(state=state, config=config, preprocess=None, format=NATIVE, notes=tuple(notes))
+    reading = get_format(format).read(source, {"num_heads": config.num_heads})
+    heads = reading.settings.get("num_heads", config.num_heads)
+    if heads != config.num_heads:
+        raise CheckpointError(
+            f"the weights of {source.name} have num_heads={heads}, and the model has {config.num_heads}: the shapes "
+            f"are equal and the numbers would be wrong; nothing was loaded. Create it with num_heads={heads}"
+        )
+    target, switched = with_switches(config, reading.settings, given)
+    state, notes = adapt(reading.state, target, settings=reading.settings, given=given, reset=reset)
+    notes = [*reading.notes, *switched, *notes]
+    return Prepared(state=state, config=target, preprocess=reading.preprocess, format=format, notes=tuple(notes))
+
+
+def prepare_unnamed(
+    source: Source, *, given: Mapping[str, Any], format: str | None, reset: Collection[str]
+) -> tuple[str, Prepared]:
+    """Return weights with the settings that they and their source tell, and the variant's name that they give, or ''.
+
+    Raises:
+        CheckpointError: the weights are of no format or of several, cannot be read, or do not tell a setting that the
+            caller did not give.
+    """
+    name = detect(source) if format is None else format
+    reading = get_format(name).read(source, given)
+    if untold := {field: advice for field, advice in reading.unknown.items() if field not in given}:
+        advised = "; ".join(f"{field}: {advice}" for field, advice in untold.items())
+        raise CheckpointError(
+            f"the weights of {source.name} (format {name}) do not tell all of their model; nothing was loaded: "
+            + advised
+        )
+    base, preprocess = ViTConfig(), reading.preprocess
+    if reading.model is not None:
+        found = find_model(reading.model)
+        if found.config is None:
+            raise CheckpointError(f"{reading.model!r} is a plugin's own model: name it, create(name, weights=...)")
+        base, preprocess = found.config, preprocess or found.preprocess
+    asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
+    config = base.with_changes(**{**reading.settings, **asked})
+    state, notes = adapt(reading.state, config, settings=reading.settings, given=given, reset=reset)
+    prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=(*reading.notes, *notes))
+    return reading.model or "", prepared
+
+
+def with_switches(
+    config: ViTConfig, settings: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[ViTConfig, list[Note]]:
+    """Return the config with the source's switches: what changes numbers and no shape.
+
+    The norm's eps, the activation, how positions are resized, and which tokens are pooled, unless the caller gave them.
+    """
+    notes = []
+    for field in ("norm", "mlp", "pos_embed", "rope", "pool"):
+        if field not in settings or field in given or (field == "pool" and "global_pool" in given):
+            continue
+        mine, theirs = getattr(config, field), Component.of(settings[field])
+        if mine == theirs or not _only_a_switch(field, mine, theirs):
+            continue
+        changes: dict[str, Any] = {field: theirs}
+        if field == "pool" and "fc_norm" not in given:
+            changes["fc_norm"] = settings.get("fc_norm", False)
+        config = config.with_changes(**changes)
+        notes.append(Note(action="set", what=f"{field}={theirs}", why=f"as the source computes; the name says {mine}"))
+    return config, notes
+
+
+def _only_a_switch(field: str, mine: Component, theirs: Component) -> bool:
+    if field == "mlp":
+        return mine.name in PLAIN_MLPS and theirs.name in PLAIN_MLPS
+    if field == "pool":
+        return {mine.name, theirs.name} <= {"token", "avg", "avgmax", "max"}
+    return mine.name == theirs.name
