@@ -44,6 +44,7 @@ def main() -> int:
         "rows": [],
         "wrong": [],
         "not_run": [],
+        "clocks": {},
     }
 
     def save() -> None:
@@ -113,8 +114,8 @@ def run_vit(
             head_dims=options.head_dims or shapes.HEAD_DIMS,
             batches=options.batches or shapes.BATCHES,
         )
-    skipped: list[shapes.Shape] = []
-    for shape in timing.within_budget(suite, options.budget_s, skipped):
+    record["not_run"] = [str(shape) for shape in suite]
+    for shape, left in timing.within_budget(suite, options.budget_s):
         sets = draw_inputs(
             shape, dtype, device, cache_bytes=record["machine"].get("cache_bytes", 0), seed=shape.tokens + shape.batch
         )
@@ -125,8 +126,8 @@ def run_vit(
             for direction in options.directions:
                 row = measure(usable, dict(reasons), shape, direction, sets, quick=options.quick)
                 record["rows"].append(with_roofline(row, shape, direction, dtype, record["peaks"]["measured"]))
+        record["not_run"] = [str(shape) for shape in left]
         save()
-    record["not_run"] = [str(shape) for shape in skipped]
 
 
 def usable_peers(

@@ -124,10 +124,10 @@ class Problem:
 def candidates(problem: Problem) -> list[TileConfig]:
     """Return the configurations to try, the one that ships first."""
     shipped = getattr(configs, TABLES[problem.kernel])[table_key(problem)]
-    blocks = (16, 32, 64, 128)
+    blocks = (32, 64, 128) if DTYPES[problem.dtype].itemsize == 2 else (16, 32, 64)
     grid = product(blocks, blocks, (4, 8), (1, 2, 3))
     # More than this cannot be held in registers by the warps that there are.
-    tried = [TileConfig(*sizes) for sizes in grid if 1024 <= sizes[0] * sizes[1] <= 2048 * sizes[2]]
+    tried = [TileConfig(*sizes) for sizes in grid if sizes[0] * sizes[1] <= 2048 * sizes[2]]
     return list(dict.fromkeys([shipped, *tried]))
 
 

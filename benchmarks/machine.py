@@ -104,7 +104,11 @@ class ClockLog:
         if self._device.type == "cuda":
             # As Ctrl-C: it writes out what it holds.
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(timeout=10)
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._file.seek(0)
             self.summary = summarize_clocks(self._file.read())
             self._file.close()

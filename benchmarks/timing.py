@@ -85,15 +85,14 @@ def interleave(runs: Mapping[str, Callable[[], object]], rounds: int, *, warm_up
 
 
 def within_budget(
-    items: Sequence[Item], seconds: float, skipped: list[Item], *, now: Callable[[], float] = time.monotonic
-) -> Iterator[Item]:
-    """Yield items until the time is up, and put those that were not reached in `skipped`."""
+    items: Sequence[Item], seconds: float, *, now: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[Item, Sequence[Item]]]:
+    """Yield each item and those after it, until the time is up."""
     start = now()
     for i, item in enumerate(items):
         if now() - start >= seconds:
-            skipped.extend(items[i:])
             return
-        yield item
+        yield item, items[i + 1 :]
 
 
 def rotated(names: Sequence[str], turn: int) -> list[str]:

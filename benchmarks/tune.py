@@ -65,10 +65,11 @@ def main() -> int:
             options.dtypes, options.head_dims, kernels.BUCKETS, options.kernels
         )
     ]
-    skipped: list[kernels.Problem] = []
+    left: Sequence[kernels.Problem] = problems
     # Spawned, not forked: this process has a CUDA context.
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for problem in timing.within_budget(problems, options.budget_s, skipped):
+        for problem, after in timing.within_budget(problems, options.budget_s):
+            left = after
             tried = kernels.candidates(problem)
             reasons = list(pool.map(why_not, repeat(problem), tried, repeat(capability)))
             fitting = [config for config, reason in zip(tried, reasons, strict=True) if reason is None]
@@ -80,7 +81,7 @@ def main() -> int:
             )
             write_table(path, described, [entry])
             print(entry_line(entry), flush=True)
-    for problem in skipped:
+    for problem in left:
         print(f"not reached: {problem}")
     return 0
 

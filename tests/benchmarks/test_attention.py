@@ -69,9 +69,10 @@ def exactly(q, k, v):
     return peers.make_peer("sdpa", Shape(1, 1, 1, 64)).attend(q, k, v)
 
 
-def with_last_row_unwritten(q, k, v):
-    out = exactly(q, k, v)
-    return torch.cat([out[:, :-1], torch.full_like(out[:, -1:], torch.nan)], dim=1)
+def with_a_row_unwritten(q, k, v):
+    out = exactly(q, k, v).clone()
+    out[0, -1, 1] = torch.nan  # in a head that is not among those held against the truth
+    return out
 
 
 def with_last_head_of_its_neighbour(q, k, v):
@@ -90,13 +91,13 @@ def without_gradient_of_keys(q, k, v):
         (exactly, None),
         (lambda q, k, v: exactly(q * 1.1, k, v), "out"),
         (lambda q, k, v: exactly(q, k[:, :-1], v[:, :-1]), "out"),
-        (with_last_row_unwritten, r"out: 32 of \d+ elements are not finite"),
+        (with_a_row_unwritten, r"out: 16 of \d+ elements are not finite"),
         (with_last_head_of_its_neighbour, "out"),
         (without_gradient_of_keys, "dk"),
     ],
 )
 def test_what_is_wrong_is_not_timed(attend, complaint, tokens, dtype):
-    shape = Shape(1, tokens, 2, 16)
+    shape = Shape(1, tokens, 4, 16)
     sets = draw_inputs(shape, dtype, torch.device("cpu"), cache_bytes=0, seed=1)
     judge, peer = Judge(sets.qkv[0], sets.dout[0], shape), peers.Peer("someone", attend)
     if complaint is None:
@@ -120,8 +121,8 @@ def test_each_call_reads_the_next_input_set():
         assert torch.equal(first, again)
         assert not torch.equal(first, second)
     # Backward, whose forward was run before, to the three gradients whose packing "both" ends at.
-    gradients = make_call(peer, "backward", sets)(6)
-    assert torch.equal(torch.stack(gradients, dim=2), make_call(peer, "both", sets)(0)[0])
+    gradients = make_call(peer, "backward", sets)(7)
+    assert torch.equal(torch.stack(gradients, dim=2), make_call(peer, "both", sets)(1)[0])
 
 
 def test_a_peer_that_cannot_run_says_why():

@@ -90,6 +90,7 @@ def test_a_record_that_measures_nothing_is_refused(tmp_path, changes, words):
         attention_table.load(tmp_path)
 
 
-def test_a_page_without_markers_is_refused():
+@pytest.mark.parametrize("page", ["{1}", "{0} {0} {1}", "{0}"])
+def test_a_page_without_one_of_each_marker_is_refused(page):
     with pytest.raises(ValueError, match="the page needs one <!-- attention table: begin -->"):
-        attention_table.with_table("# Page", "table")
+        attention_table.with_table(page.format(attention_table.BEGIN, attention_table.END), "table")
