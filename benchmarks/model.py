@@ -12,14 +12,10 @@ which cost either model up to 12 % (vit_small forward at batch 8, two x86 cores)
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +25,7 @@ import torch
 from torch import nn
 
 import vitzoo
+from benchmarks.timing import interleave, ratio, spread
 
 MODELS = {"vit_small": "vit_small_patch16_224", "vit_base": "vit_base_patch16_224"}
 BATCHES = (1, 8)
@@ -74,17 +71,18 @@ def measure_model(name: str, device: torch.device, *, quick: bool) -> list[dict[
             torch.testing.assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-5)
         repeats = 3 if quick else 31 if batch == 1 else 9
         for what, run in (("forward", forward), ("forward+backward", forward_backward)):
-            times = interleave(partial(run, ours, image), partial(run, theirs, image), repeats)
-            rows.append(row(name, what, batch, times))
+            runs = {"vitzoo": partial(run, ours, image), "timm": partial(run, theirs, image)}
+            rows.append(row(name, what, batch, interleave(runs, repeats)))
     return rows
 
 
 def measure_create(name: str, device: torch.device, *, repeats: int) -> dict[str, Any]:
     """Return the row of the time it takes to make a model with fresh weights."""
-    times = interleave(
-        lambda: vitzoo.create(name, device=device), lambda: timm.create_model(MODELS[name]).to(device), repeats
-    )
-    return row(name, "create", None, times)
+    runs = {
+        "vitzoo": lambda: vitzoo.create(name, device=device),
+        "timm": lambda: timm.create_model(MODELS[name]).to(device),
+    }
+    return row(name, "create", None, interleave(runs, repeats))
 
 
 def forward(model: nn.Module, image: torch.Tensor) -> None:
@@ -107,38 +105,18 @@ def synchronize(image: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def interleave(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[list[float], list[float]]:
-    """Return both lists of seconds; the two take turns at going first, after two rounds of warm-up."""
-    times: tuple[list[float], list[float]] = ([], [])
-    gc.collect()
-    gc.disable()
-    try:
-        for turn in range(repeats + 2):
-            pair = [(ours, times[0]), (theirs, times[1])]
-            for run, kept in pair if turn % 2 else pair[::-1]:
-                start = time.perf_counter()
-                run()
-                if turn >= 2:
-                    kept.append(time.perf_counter() - start)
-    finally:
-        gc.enable()
-    return times
-
-
-def row(model: str, what: str, batch: int | None, times: tuple[list[float], list[float]]) -> dict[str, Any]:
+def row(model: str, what: str, batch: int | None, times: dict[str, list[float]]) -> dict[str, Any]:
     """Return one row of the table."""
-    ours, theirs = (statistics.median(seconds) for seconds in times)
-    ratios = sorted(a / b for a, b in zip(*times, strict=True))
-    spread = [round(ratios[int(len(ratios) * share)], 4) for share in (0.2, 0.8)]
+    against = ratio(times["vitzoo"], times["timm"])
     return {
         "model": model,
         "what": what,
         "batch": batch,
-        "vitzoo_ms": round(ours * 1e3, 3),
-        "timm_ms": round(theirs * 1e3, 3),
-        "ratio": round(ours / theirs, 4),
-        "range": spread,
-        "repeats": len(ratios),
+        "vitzoo_ms": round(spread(times["vitzoo"]).median * 1e3, 3),
+        "timm_ms": round(spread(times["timm"]).median * 1e3, 3),
+        "ratio": round(against.median, 4),
+        "range": [round(against.low, 4), round(against.high, 4)],
+        "repeats": against.samples,
     }
 
 
