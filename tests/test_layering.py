@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STANDARD_ONLY = ["errors", "registry", "plugin", "config", "attention/caps", "catalog", "variants/table", "_builtin"]
+STANDARD_ONLY = [
+    "errors",
+    "registry",
+    "plugin",
+    "config",
+    "attention/caps",
+    "catalog",
+    "licenses",
+    "provenance",
+    "variants/table",
+    "_builtin",
+]
 NO_REGISTRY = [
     "block",
     "mlp",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vitzoo.catalog import list_models as list_models
     from vitzoo.config import Component as Component
     from vitzoo.config import ViTConfig as ViTConfig
+    from vitzoo.errors import LicenseWarning as LicenseWarning
     from vitzoo.errors import VitzooError as VitzooError
     from vitzoo.factory import create as create
     from vitzoo.plugin import PluginStatus as PluginStatus
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vitzoo.plugin import plugins as plugins
     from vitzoo.plugin import register as register
     from vitzoo.preprocess import transforms as transforms
+    from vitzoo.provenance import Provenance as Provenance
     from vitzoo.weights.disk import load as load
     from vitzoo.weights.disk import save as save
 
@@ -33,7 +35,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionCaps": "vitzoo.attention.caps",
     "Component": "vitzoo.config",
+    "LicenseWarning": "vitzoo.errors",
     "PluginStatus": "vitzoo.plugin",
+    "Provenance": "vitzoo.provenance",
     "Registrar": "vitzoo.plugin",
     "ViTConfig": "vitzoo.config",
     "VitzooError": "vitzoo.errors",

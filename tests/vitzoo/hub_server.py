@@ -99,18 +99,20 @@ def running_hub() -> Iterator[Hub]:
 
 def run_python(code: str, *arguments: str, hub: Hub | None, cache: Path, **environment: str) -> str:
     """Run code in a process of its own and return what it printed: huggingface_hub reads its settings when imported."""
+    return run_process(code, *arguments, hub=hub, cache=cache, **environment).stdout
+
+
+def run_process(
+    code: str, *arguments: str, hub: Hub | None, cache: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code as `run_python` does, and return its output and its warnings."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     own |= {"HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "5", "NO_PROXY": "127.0.0.1"}
     own |= {"HF_ENDPOINT": hub.url} if hub else {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        env={**own, **environment},
-        check=False,
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**own, **environment}, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -110,6 +110,10 @@ def find_directory(source: str | Path) -> Path:
         CheckpointError: there is no such path, or the hub refuses it.
     """
     text = str(source)
+    if text.startswith("https://"):
+        from vitzoo.weights.address import download_address
+
+        return download_address(text)
     if not text.startswith(HUB_PREFIX):
         path = Path(source)
         if not path.exists():
