@@ -27,6 +27,7 @@ from vitzoo.provenance import Provenance, _warn_once
 from vitzoo.registry import Entry, Registry
 from vitzoo.variants.table import Family, Tag, Variant
 from vitzoo.weights.address import download_address
+from vitzoo.weights.formats.timm import to_timm
 
 TINY: dict[str, Any] = {"depth": 1, "img_size": 32}
 VARIANTS = [entry.target for entry in get_registry().entries("model") if isinstance(entry.target, Variant)]
@@ -45,11 +46,12 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that makes a folder what the hub answers for a repository."""
     folders: dict[str, Path] = {}
 
-    def publish(repository: str, model: torch.nn.Module, card: str = "") -> None:
+    def publish(repository: str, model: torch.nn.Module, card: str = "") -> Path:
         folders[f"hf-hub:{repository}"] = folder = tmp_path / "hub" / repository / "0123abcd"
         folder.mkdir(parents=True)
         save_file(dict(model.state_dict()), folder / "model.safetensors")
         (folder / "README.md").write_text(card)
+        return folder
 
     monkeypatch.setattr("vitzoo.weights.hub.download", lambda name: folders[name.partition("@")[0]])
     return publish
@@ -132,6 +134,21 @@ def test_the_default_is_the_first_tags_checkpoint_with_its_switches(asked: dict[
         )
     fine_tuned = vitzoo.create("vit_small", **asked, num_classes=7, reset="head", mlp="gelu", **TINY)
     assert (fine_tuned.num_classes, fine_tuned.config.mlp.name) == (7, "gelu")
+
+
+def test_a_note_on_what_the_name_already_has_is_for_those_who_name_nothing(published: Any) -> None:
+    name = "vit_small_patch16_dinov3"
+    theirs = vitzoo.create(f"{name}.lvd1689m", **TINY)
+    folder = published(f"timm/{name}.lvd1689m", theirs)
+    save_file(to_timm(theirs.state_dict(), eva=True), folder / "model.safetensors")
+    described = {"architecture": name, "model_args": TINY, "num_classes": 0, "pretrained_cfg": {"tag": "lvd1689m"}}
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.warns(LicenseWarning, match="dinov3-license"):
+        named = vitzoo.create(name, weights="default", **TINY)
+    assert (named.config.pool.name, named.load_report.of("set")) == ("token", ())
+    unnamed = vitzoo.load(folder)
+    assert unnamed.config.pool.name == "avg"
+    assert "as timm computes; they were trained with {'pool': 'token'" in unnamed.load_report.of("set")[0].why
 
 
 def test_another_tag_is_another_checkpoint(published: Any) -> None:
