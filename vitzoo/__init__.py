@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vitzoo.provenance import Provenance as Provenance
     from vitzoo.weights.disk import load as load
     from vitzoo.weights.disk import save as save
+    from vitzoo.weights.push import push_to_hub as push_to_hub
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ _HOMES = {
     "list_models": "vitzoo.catalog",
     "load": "vitzoo.weights.disk",
     "plugins": "vitzoo.plugin",
+    "push_to_hub": "vitzoo.weights.push",
     "register": "vitzoo.plugin",
     "save": "vitzoo.weights.disk",
     "set_attention": "vitzoo.attention.maps",

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-MODEL_PAGE = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|preupload|commit|tree)/([^/?]+))?")
+MODEL_PAGE = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|preupload|commit|branch)/([^/?]+))?")
 FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -152,11 +152,13 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked['organization']}/{asked['name']}"
             status = 409 if name in self.hub.repositories else 200
             fresh = Repository(private=asked.get("visibility") == "private" or asked.get("private") is True)
+            fresh.commit({".gitattributes": b""})
             self.hub.repositories.setdefault(name, fresh)
             self._json({"url": f"{self.hub.url}/{name}"}, status)
         elif page and page[2] == "preupload":
             files = json.loads(body)["files"]
-            self._json({"files": [{"path": file["path"], "uploadMode": "regular"} for file in files]})
+            told = {"uploadMode": "regular", "shouldIgnore": False}
+            self._json({"files": [{"path": file["path"], **told} for file in files]})
         elif page and page[2] == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             added = {
@@ -166,6 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
             }
             commit = self.hub.repositories[page[1]].commit(added, page[3])
             self._json({"commitUrl": f"{self.hub.url}/{page[1]}/commit/{commit}", "commitOid": commit})
+        elif page and page[2] == "branch":
+            refs = self.hub.repositories[page[1]].refs
+            refs.setdefault(page[3], refs["main"])
+            self._json({})
         else:
             self._refuse(404, "")
 

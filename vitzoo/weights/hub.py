@@ -24,8 +24,6 @@ from vitzoo.weights.source import CARD_FILE, HUB_PREFIX, IMAGES_FILE, INDEX_FILE
 # The HTTP library below huggingface_hub differs from version to version; the base of its error is the hub's own too.
 HUB_ERRORS: tuple[type[Exception], ...] = (HfHubHTTPError.__bases__[0], HFValidationError, OSError)
 
-LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may read it"
-
 
 def split_hub(name: str) -> tuple[str, str | None]:
     """Return (repository, revision) of 'hf-hub:org/name[@revision]'.
@@ -94,22 +92,23 @@ def _fetch(repository: str, file: str, revision: str | None) -> Path | None:
         return None
 
 
-def explain(error: Exception, repository: str, revision: str | None) -> str:
+def explain(error: Exception, repository: str, revision: str | None, *, right: str = "read") -> str:
     """Return in one sentence what the hub refused, and what to do about it."""
+    log_in = f"log in with `hf auth login`, or set HF_TOKEN to a token that may {right} it"
     page = f"{constants.ENDPOINT}/{repository}"
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
         # The hub's answer, which huggingface_hub holds to be of less interest than the empty cache.
         error = error.__cause__
     if isinstance(error, GatedRepoError):
-        return f"it is gated: accept its conditions at {page}, then {LOG_IN}"
+        return f"it is gated: accept its conditions at {page}, then {log_in}"
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"there is no such repository, or it is private: compare the name with {page}; for a private one {LOG_IN}"
+            f"there is no such repository, or it is private: compare the name with {page}; for a private one {log_in}"
         )
     if isinstance(error, RevisionNotFoundError):
         return f"it has no revision {revision!r}: {page}/tree/main shows its branches and tags"
     if isinstance(error, LocalEntryNotFoundError):
         return f"{constants.ENDPOINT} cannot be reached, and the cache does not hold it: {error.__cause__ or error}"
     if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code in (401, 403):
-        return f"the hub answers {error.response.status_code}, so the token may not read it: {LOG_IN}"
+        return f"the hub answers {error.response.status_code}, so the token may not {right} it: {log_in}"
     return f"{type(error).__name__}: {error}; try again: files that came whole stay in the cache"
