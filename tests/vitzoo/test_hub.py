@@ -30,6 +30,7 @@ for source in sys.argv[1:]:
     total = sum(tensor.double().sum().item() for tensor in model.state_dict().values())
     report = model.load_report
     print(json.dumps({"sum": total, "revision": report.revision, "format": report.format,
+                      "license": model.provenance.license,
                       "files": [file.path.name for file in report.files]}))
 """
 
@@ -113,10 +114,13 @@ def test_one_copy_of_the_weights_is_downloaded_and_only_what_describes_it(hub: H
     vitzoo.save(small("vit"), folder)
     for name in ("pytorch_model.bin", "tf_model.h5", "open_clip_model.safetensors"):
         (folder / name).write_bytes(b"the same weights again")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     hub.add("acme/tiny", folder)
-    load_all(hub, tmp_path / "cache", "hf-hub:acme/tiny")
+    loaded = load_all(hub, tmp_path / "cache", "hf-hub:acme/tiny")
+    assert loaded[0]["license"] == "mit"
+    assert load_all(None, tmp_path / "cache", "hf-hub:acme/tiny") == loaded
     got = {request.rpartition("/")[2] for request in hub.asked if request.startswith("GET")}
-    assert got == {"model.safetensors", "config.json"}
+    assert got == {"model.safetensors", "config.json", "README.md"}
 
 
 def test_a_repository_with_code_in_its_weights_is_refused(hub: Hub, tmp_path: Path) -> None:

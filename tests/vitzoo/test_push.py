@@ -83,7 +83,7 @@ def test_what_is_pushed_is_loaded_back_with_its_provenance(format: str, hub: Hub
     assert {"README.md", "config.json", "model.safetensors"} <= set(files)
     card = files["README.md"].decode()
     assert metadata(card)["library_name"] == format
-    assert metadata(card)["base_model"] == "timm/vit_a.b"
+    assert (metadata(card)["base_model"], metadata(card)["license"]) == ("timm/vit_a.b", "mit")
 
 
 def test_a_branch_is_made_and_a_card_of_ones_own_stays(hub: Hub, saved: Path) -> None:
