@@ -70,6 +70,8 @@ def test_every_variant_and_checkpoint_states_licence_source_and_paper() -> None:
             assert variant.license == next(iter(variant.tags.values())).license
     assert find_model("vit_base_patch16_224.mae").tag.arxiv == "2111.06377"
     assert find_model("vit_base_patch16_224.orig_in21k").tag.arxiv == "2010.11929"
+    assert find_model("vit_base_patch16_clip_224.laion2b").tag.arxiv == "2212.07143"
+    assert find_model("eva_giant_patch14_clip_224.laion400m").tag.arxiv == "2303.15389"
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ class Family:
         """
         own = {}
         for tag, weights in (tags or {}).items():
-            paper, arxiv = paper_of(tag) or (self.paper, self.arxiv)
+            paper, arxiv = paper_of(f"{name}.{tag}") or (self.paper, self.arxiv)
             source = (weights.source or self.source).format(name=name, tag=tag)
             own[tag] = replace(weights, source=source, paper=paper, arxiv=arxiv)
         first = next(iter(own.values()), None)
