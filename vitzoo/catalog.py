@@ -57,6 +57,11 @@ def find_model(name: str) -> Found:
         UnknownNameError: no such model or tag; the message holds the near names.
         PluginError: the name belongs to a plugin that is missing or broken.
     """
+    if ":" in name:
+        raise UnknownNameError(
+            f"{name!r} is a place of weights, not a model: vitzoo.load('hf-hub:org/name') builds the model that lies "
+            "there, vitzoo.create(model, weights='hf-hub:org/name') one that you name"
+        )
     base, dot, tag_name = name.partition(".")
     entry = get_entry("model", base)
     target = entry.load()

@@ -176,6 +176,8 @@ def test_a_name_without_a_public_checkpoint_says_so_and_which_there_are() -> Non
         vitzoo.create(small("vit").config, weights="default")
     with pytest.raises(ConfigError, match="pretrained=True is weights='default'; weights='a.pth' was given too"):
         vitzoo.create("vit_small", pretrained=True, weights="a.pth")
+    with pytest.raises(UnknownNameError, match=r"'hf-hub:a/b.c' is a place of weights, not a model: vitzoo\.load\("):
+        vitzoo.create("hf-hub:a/b.c", pretrained=True)
     with pytest.raises(UnknownNameError, match="has no tag 'augreg'"):
         vitzoo.create("vit_small.augreg", weights="default")
 

@@ -104,7 +104,7 @@ def find_directory(source: str | Path) -> Path:
     """Return the local directory or file that `source` names, downloading it first when it is on the hub.
 
     Args:
-        source: a path, or 'hf-hub:org/name[@revision]'.
+        source: a path, 'hf-hub:org/name[@revision]', or an https:// address that ends in its file's hash.
 
     Raises:
         CheckpointError: there is no such path, or the hub refuses it.
