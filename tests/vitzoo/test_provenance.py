@@ -203,8 +203,20 @@ def test_a_licence_that_is_not_permissive_is_said_once(name: str, words: str, pu
 def test_what_is_permissive_or_not_known_is_loaded_without_a_word(published: Any, tmp_path: Path) -> None:
     published("timm/vit_tiny_patch16_224.augreg_in21k", vitzoo.create("vit_tiny.augreg_in21k", **TINY))
     vitzoo.create("vit_tiny.augreg_in21k", weights="default", **TINY)
-    vitzoo.save(small("vit"), tmp_path / "model")
-    assert vitzoo.load(tmp_path / "model").provenance == Provenance(source="model")
+    vitzoo.save(small("vit"), tmp_path / "me@home/model")
+    assert vitzoo.load(tmp_path / "me@home/model").provenance == Provenance(source="model")
+
+
+@pytest.mark.parametrize(
+    ("stated", "license"), [({"license": "mit"}, "mit"), ({"license": ["mit"]}, None), ({}, None), (None, None)]
+)
+def test_timms_config_states_the_licence_of_a_directory(stated: Any, license: str | None, tmp_path: Path) -> None:
+    save_file(dict(vitzoo.create("vit_tiny", **TINY).state_dict()), tmp_path / "model.safetensors")
+    described = {"architecture": "vit_tiny_patch16_224", "model_args": TINY} | (
+        {"pretrained_cfg": stated} if stated else {}
+    )
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert vitzoo.load(tmp_path).provenance == Provenance(source=tmp_path.name, license=license)
 
 
 def test_a_tag_in_the_name_says_whose_weights_a_file_holds(tmp_path: Path) -> None:

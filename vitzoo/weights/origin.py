@@ -29,8 +29,8 @@ def origin_of(source: Source, name: str) -> Provenance:
     told = _in_file(source)
     if told is not None:
         return told
-    origin, _, _ = source.name.partition("@")
-    on_hub = origin.startswith(HUB_PREFIX)
+    on_hub = source.name.startswith(HUB_PREFIX)
+    origin = source.name.partition("@")[0] if on_hub else source.name
     known = checkpoint_of(origin)
     if known is None and "." in name:
         found = find_model(name)
@@ -44,8 +44,10 @@ def origin_of(source: Source, name: str) -> Provenance:
         license, gated = _on_card(source)
         url = f"https://huggingface.co/{origin.removeprefix(HUB_PREFIX)}"
         return Provenance(source=origin, revision=source.revision, license=license, gated=gated, url=url)
-    stated = (source.config or {}).get("pretrained_cfg") or {}
-    return Provenance(source=origin, license=stated.get("license"))
+    # timm keeps the licence there. The file may be anyone's, so nothing of its form is taken for granted.
+    stated = (source.config or {}).get("pretrained_cfg")
+    license = stated.get("license") if isinstance(stated, dict) else None
+    return Provenance(source=origin, license=license if isinstance(license, str) else None)
 
 
 def metadata_of(model: Any) -> dict[str, str]:

@@ -28,6 +28,8 @@ def push_to_hub(
 ) -> str:
     """Write a model to a repository of the hub, in one commit, with a model card; the repository is made if missing.
 
+    Files of other names that are there already stay.
+
     Args:
         model: a model that `vitzoo.create` or `vitzoo.load` made.
         repository: 'org/name', or 'name' for one's own account. 'hf-hub:' may stand before it.
