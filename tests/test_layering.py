@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-STANDARD_ONLY = ["errors", "registry", "plugin", "config", "attention/caps", "catalog", "variants/table", "_builtin"]
+STANDARD_ONLY = [
+    "errors",
+    "registry",
+    "plugin",
+    "config",
+    "attention/caps",
+    "catalog",
+    "licenses",
+    "provenance",
+    "variants/table",
+    "_builtin",
+]
 NO_REGISTRY = [
     "block",
     "mlp",
@@ -109,9 +120,16 @@ def test_kernels_keep_their_order() -> None:
         assert own <= allowed | {"supported"}, name
 
 
-@pytest.mark.parametrize("statement", ["import vitzoo", "import vitzoo; vitzoo.list_models()", "import vitzoo_kernels"])
-def test_importing_and_listing_import_neither_torch_nor_triton(statement: str) -> None:
-    code = f"{statement}; import sys; print([name for name in ('torch', 'triton') if name in sys.modules])"
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import vitzoo",
+        "import vitzoo; vitzoo.list_models(license='permissive', pretrained=True)",
+        "import vitzoo_kernels",
+    ],
+)
+def test_importing_and_listing_import_neither_torch_nor_triton_nor_the_hub(statement: str) -> None:
+    code = f"{statement}; import sys; print([name for name in ('torch', 'triton', 'huggingface_hub') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

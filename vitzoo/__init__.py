@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vitzoo.catalog import list_models as list_models
     from vitzoo.config import Component as Component
     from vitzoo.config import ViTConfig as ViTConfig
+    from vitzoo.errors import LicenseWarning as LicenseWarning
     from vitzoo.errors import VitzooError as VitzooError
     from vitzoo.factory import create as create
     from vitzoo.plugin import PluginStatus as PluginStatus
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from vitzoo.plugin import plugins as plugins
     from vitzoo.plugin import register as register
     from vitzoo.preprocess import transforms as transforms
+    from vitzoo.provenance import Provenance as Provenance
     from vitzoo.weights.disk import load as load
     from vitzoo.weights.disk import save as save
+    from vitzoo.weights.push import push_to_hub as push_to_hub
 
 __version__ = "0.1.0"
 
@@ -33,7 +36,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "AttentionCaps": "vitzoo.attention.caps",
     "Component": "vitzoo.config",
+    "LicenseWarning": "vitzoo.errors",
     "PluginStatus": "vitzoo.plugin",
+    "Provenance": "vitzoo.provenance",
     "Registrar": "vitzoo.plugin",
     "ViTConfig": "vitzoo.config",
     "VitzooError": "vitzoo.errors",
@@ -44,6 +49,7 @@ _HOMES = {
     "list_models": "vitzoo.catalog",
     "load": "vitzoo.weights.disk",
     "plugins": "vitzoo.plugin",
+    "push_to_hub": "vitzoo.weights.push",
     "register": "vitzoo.plugin",
     "save": "vitzoo.weights.disk",
     "set_attention": "vitzoo.attention.maps",

@@ -50,6 +50,10 @@ class ImageError(VitzooError, ValueError):
     """A file that was given as an image cannot be read as one."""
 
 
+class LicenseWarning(UserWarning):
+    """Weights were loaded whose licence is not permissive, or that are gated; said once for a checkpoint."""
+
+
 def near_names(asked: str, known: Iterable[str], *, count: int = 3) -> list[str]:
     """Return the known names that `asked` may be a slip of, nearest first."""
     names = sorted(set(known))

@@ -24,7 +24,10 @@ from vitzoo.model import VisionTransformer
 from vitzoo.plugin import get_entry
 from vitzoo.pool.simple import Pool, PoolParts
 from vitzoo.preprocess import Preprocess
+from vitzoo.provenance import announce
 from vitzoo.weights.apply import apply_weights
+from vitzoo.weights.default import DEFAULT, open_default
+from vitzoo.weights.origin import origin_of
 from vitzoo.weights.prepare import Prepared, prepare
 from vitzoo.weights.report import LoadReport
 from vitzoo.weights.source import Source, open_source
@@ -35,6 +38,7 @@ def create(
     /,
     *,
     weights: str | Path | Source | None = None,
+    pretrained: bool = False,
     format: str | None = None,
     reset: str | Sequence[str] = (),
     attn: AttnLike = "auto",
@@ -50,8 +54,9 @@ def create(
         name: a variant ('vit_small', 'vit_base_patch16_224', with '.tag' for the switches that belong to one set of
             weights), a plugin's model ('swin/tiny'), or a ViTConfig.
         weights: a file (.safetensors, or .pth and .bin, read without unpickling), a directory, also of shards, or
-            'hf-hub:org/name[@revision]'; None for freshly drawn weights. What was read and done is in
-            `model.load_report`.
+            'hf-hub:org/name[@revision]'; 'default' for the public checkpoint of the name's tag, or of the variant's
+            first, with its switches; None for freshly drawn weights. See `model.load_report`, `model.provenance`.
+        pretrained: the same as `weights="default"`.
         format: the weights' format, one of `list_components("weights")` or 'vitzoo'; detected when None.
         reset: parts to draw anew instead of loading them: 'head'.
         attn: 'auto', the name of an attention backend (that one and no other), or several in order.
@@ -69,9 +74,16 @@ def create(
         UnknownNameError: nothing has such a name; the message holds the near names.
         ConfigError: a setting that does not exist, or that no model can have.
         BackendUnsupported: `attn` can never run here, or never this model.
-        CheckpointError: the weights do not fit; nothing was loaded.
+        CheckpointError: the weights do not fit, or there is no default checkpoint; nothing was loaded.
         PluginError: the name belongs to a plugin that is missing or broken.
+
+    Warns:
+        LicenseWarning: the licence of the weights is not permissive, or they are gated; once for a checkpoint.
     """
+    if pretrained and weights is not None:
+        raise ConfigError(f"pretrained=True is weights='default'; weights={str(weights)!r} was given too")
+    if pretrained or weights == DEFAULT:
+        name, weights = open_default(name)
     if out_indices is not None and not features_only:
         raise ConfigError(f"out_indices={out_indices!r} is for features_only=True")
     recipe = _recipe(name, config, attn)
@@ -94,12 +106,7 @@ def create(
 
 
 def load_prepared(
-    recipe: Recipe,
-    prepared: Prepared,
-    source: Source,
-    *,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
+    recipe: Recipe, prepared: Prepared, source: Source, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> nn.Module:
     """Build a model with its weights and its load report, or raise and leave nothing."""
     recipe = replace(recipe, config=prepared.config)
@@ -116,7 +123,7 @@ def load_prepared(
     )
     if prepared.preprocess is not None:
         model.preprocess = prepared.preprocess  # type: ignore[assignment]
-    report = LoadReport(
+    model.load_report = LoadReport(  # type: ignore[assignment]
         source=source.name,
         files=source.files,
         revision=source.revision,
@@ -124,7 +131,8 @@ def load_prepared(
         tensors=len(prepared.state),
         notes=prepared.notes,
     )
-    model.load_report = report  # type: ignore[assignment]
+    model.provenance = origin_of(source, recipe.name)  # type: ignore[assignment]
+    announce(model.provenance)  # type: ignore[arg-type]
     return model
 
 

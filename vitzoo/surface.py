@@ -10,6 +10,7 @@ from vitzoo.config import ViTConfig
 from vitzoo.embed.patch import PatchEmbed
 from vitzoo.embed.rope import Rope
 from vitzoo.preprocess import Preprocess
+from vitzoo.provenance import Provenance
 
 
 class Surface(nn.Module):
@@ -27,6 +28,8 @@ class Surface(nn.Module):
         super().__init__()
         self.config = config
         self.preprocess = Preprocess()
+        # Where the weights come from; None for weights that were drawn here.
+        self.provenance: Provenance | None = None
 
     @property
     def num_classes(self) -> int:

@@ -50,6 +50,23 @@ def test_models_are_listed_with_their_counts_and_sources() -> None:
     assert "No model matches 'zzz'." in out_of("models", "zzz")
 
 
+def test_models_and_info_show_licences_and_checkpoints() -> None:
+    (row,) = json.loads(out_of("models", "vit_small_patch16_224", "--json"))
+    assert (row["license"], row["default_tag"], row["tags"]) == ("apache-2.0", "augreg_in21k_ft_in1k", 4)
+    assert row["weights"] == "hf-hub:timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
+    arguments = ("models", "vit_base_patch16_224", "--pretrained", "--license", "non-commercial", "--json")
+    (mae,) = json.loads(out_of(*arguments))
+    assert (mae["name"], mae["license"], mae["arxiv"]) == ("vit_base_patch16_224.mae", "cc-by-nc-4.0", "2111.06377")
+    data = json.loads(out_of("info", "vit_base_patch16_224", "--json"))
+    assert data["default"] == "hf-hub:timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"
+    assert data["tags"]["mae"]["url"] == "https://huggingface.co/timm/vit_base_patch16_224.mae"
+    assert (data["tags"]["mae"]["license"], data["tags"]["mae"]["gated"]) == ("cc-by-nc-4.0", False)
+    text = " ".join(out_of("info", "vit_base_patch16_224.mae").split())
+    assert "licence of weights cc-by-nc-4.0 (non-commercial)" in text
+    assert "default weights hf-hub:timm/vit_base_patch16_224.mae" in text
+    assert "none: no public checkpoint is known" in out_of("info", "vit_large_patch14_224")
+
+
 def test_info_shows_settings_costs_source_and_licence() -> None:
     data = json.loads(out_of("info", "vit_base", "--json"))
     assert data["name"] == "vit_base_patch16_224"
@@ -95,6 +112,11 @@ def test_the_doctor_exits_with_one_when_a_plugin_is_broken() -> None:
         (["info", "vit_smal"], 1, "error: unknown model 'vit_smal'. Did you mean 'vit_small'"),
         (["info", "vit_tiny", "--img-size", "225"], 1, "does not divide into patches of 16x16"),
         (["info", "vit_tiny", "--img-size", "big"], 2, "is neither a side such as 384 nor a height and width"),
+        (
+            ["models", "--license", "gpl"],
+            1,
+            "error: no model has the licence 'gpl' (kinds: permissive, non-commercial,",
+        ),
         (["models", "--plugin", "acme"], 1, "error: unknown plugin 'acme'."),
         (["modles"], 2, "No such command 'modles'"),
         (["predict", "photo.jpg"], 2, "Missing option '--weights'"),

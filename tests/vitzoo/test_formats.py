@@ -23,6 +23,8 @@ from vitzoo.registry import Registry
 from vitzoo.weights.formats.base import Reading, Writing
 
 
+# timm writes a licence beside every model, of random weights too.
+@pytest.mark.filterwarnings("ignore::vitzoo.errors.LicenseWarning")
 @pytest.mark.parametrize("name", TWINS)
 @torch.inference_mode()
 def test_weights_in_and_out_are_the_librarys_own_model(name: str, tmp_path: Path) -> None:

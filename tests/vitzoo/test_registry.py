@@ -113,7 +113,10 @@ def test_listing_models_by_pattern_plugin_and_licence() -> None:
     ]
     assert vitzoo.list_models(plugin="vitzoo") == every
     assert all("." in name for name in vitzoo.list_models("vit_*.*"))
-    assert vitzoo.list_models(license="a-licence-nobody-has") == []
+    with pytest.raises(
+        UnknownNameError, match=r"has the licence 'gpl' \(kinds: permissive, non-commercial, .*apache-2\.0,"
+    ):
+        vitzoo.list_models(license="gpl")
     with pytest.raises(UnknownNameError, match="unknown plugin 'acme'"):
         vitzoo.list_models(plugin="acme")
     with pytest.raises(UnknownNameError, match="unknown kind of component 'model'"):

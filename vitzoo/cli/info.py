@@ -9,6 +9,7 @@ import typer
 
 from vitzoo.catalog import find_model
 from vitzoo.cli.output import console, megabytes, millions, show_json, show_table, size
+from vitzoo.licenses import UNSTATED, kind_of
 from vitzoo.variants.table import Variant
 
 
@@ -27,7 +28,8 @@ def info(
     console.print(f"[bold]{data['name']}[/]")
     lines: list[tuple[str, object]] = [
         ("source", f"{data['paper']} (arXiv {data['arxiv']})" if data["paper"] else f"plugin {data['plugin']}"),
-        ("licence of weights", data["license"]),
+        ("licence of weights", f"{data['license']} ({kind_of(data['license'])})"),
+        ("default weights", data["default"] or "none: no public checkpoint is known"),
         ("parameters", f"{cost['params']:,} ({millions(cost['params'])}, {megabytes(cost['param_bytes'])} in float32)"),
     ]
     if "macs" in cost:
@@ -44,8 +46,17 @@ def info(
     show_table(["", ""], lines)
     show_table(["setting", "value"], sorted(data["config"].items()), title="\nconfig")
     if data["tags"]:
-        rows = [(tag, row["license"], row["source"], row["changes"] or "") for tag, row in data["tags"].items()]
-        show_table(["tag", "licence", "weights from", "changes"], rows, title="\ntags")
+        rows = [
+            (
+                tag,
+                row["license"] + (", gated" if row["gated"] else ""),
+                row["url"],
+                row["arxiv"],
+                row["changes"] or "",
+            )
+            for tag, row in data["tags"].items()
+        ]
+        show_table(["tag", "licence", "weights from", "arXiv", "changes"], rows, title="\ntags")
 
 
 def _collect(name: str, img_size: tuple[int, int] | None, batch_size: int) -> dict[str, Any]:
@@ -58,21 +69,32 @@ def _collect(name: str, img_size: tuple[int, int] | None, batch_size: int) -> di
         count, memory = sum(p.numel() for p in params), sum(p.numel() * p.element_size() for p in params)
         cost: dict[str, Any] = {"params": count, "param_bytes": memory}
         empty: dict[str, Any] = {"paper": "", "arxiv": "", "preprocess": {}, "config": {}, "tags": {}}
-        return {**common, **empty, "license": found.entry.meta.get("license", ""), "cost": cost}
+        license = found.entry.meta.get("license", UNSTATED)
+        return {**common, **empty, "license": license, "default": None, "cost": cost}
     from vitzoo.profile import profile
 
     variant = found.target
+    default = found.tag or variant.tags.get(variant.default_tag or "")
     tags = variant.tags if found.tag is None else {found.name.partition(".")[2]: found.tag}
     return {
         **common,
-        "paper": variant.paper,
-        "arxiv": variant.arxiv,
+        "paper": variant.paper if found.tag is None else found.tag.paper,
+        "arxiv": variant.arxiv if found.tag is None else found.tag.arxiv,
         "license": variant.license if found.tag is None else found.tag.license,
+        "default": default.weights if default else None,
         "cost": asdict(profile(name, size=img_size, batch_size=batch_size)),
         "preprocess": found.preprocess.to_dict(),
         "config": found.config.to_dict(),
         "tags": {
-            tag: {"license": row.license, "source": row.source, "changes": dict(row.changes)}
+            tag: {
+                "license": row.license,
+                "gated": row.gated,
+                "weights": row.weights,
+                "url": row.url,
+                "paper": row.paper,
+                "arxiv": row.arxiv,
+                "changes": dict(row.changes),
+            }
             for tag, row in tags.items()
         },
     }

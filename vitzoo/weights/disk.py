@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format
 from vitzoo.weights.native import describe, parse
+from vitzoo.weights.origin import metadata_of
 from vitzoo.weights.prepare import NATIVE, prepare_unnamed
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import (
@@ -118,13 +119,13 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
         writing = get_format(format).write(state, config, preprocess)
     if format == NATIVE or (writing.files and path.suffix != ".safetensors"):
         path.mkdir(parents=True, exist_ok=True)
-        _write(writing, path / writing.weights_file)
+        _write(writing, path / writing.weights_file, metadata_of(model))
         for name, content in writing.files.items():
             write_json(path / name, content)
     elif path.suffix != ".safetensors":
         raise CheckpointError(f"format={format!r} writes one .safetensors file; got {str(path)!r}")
     else:
-        _write(writing, path)
+        _write(writing, path, metadata_of(model))
     return writing.notes
 
 
@@ -147,9 +148,9 @@ def _is_native(path: Path, format: str | None) -> bool:
     return False
 
 
-def _write(writing: Writing, path: Path) -> None:
+def _write(writing: Writing, path: Path, metadata: Mapping[str, str]) -> None:
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in writing.state.items()}
     with written_whole(path) as draft:
-        save_file(state, draft, metadata={"format": "pt"})
+        save_file(state, draft, metadata={"format": "pt", **metadata})

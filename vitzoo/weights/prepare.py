@@ -115,7 +115,8 @@ def prepare_unnamed(
     asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
     config = base.with_changes(**{**reading.settings, **asked})
     state, notes = adapt(reading.state, config, settings=reading.settings, given=given, reset=reset)
-    prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=(*reading.notes, *notes))
+    notes = [*reading.notes, *reading.assumed, *notes]
+    prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=tuple(notes))
     return reading.model or "", prepared
 
 

@@ -19,6 +19,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE, IMAGES_FILE = "config.json", "preprocessor_config.json"
 OPEN_CLIP_FILE, OPEN_CLIP_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
+CARD_FILE = "README.md"
 HUB_PREFIX = "hf-hub:"
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 
@@ -28,6 +29,7 @@ LAYOUTS = (
     (INDEX_FILE, CONFIG_FILE),
     (OPEN_CLIP_FILE, OPEN_CLIP_CONFIG),
     ("pytorch_model.bin", CONFIG_FILE),
+    ("open_clip_pytorch_model.bin", OPEN_CLIP_CONFIG),
 )
 
 # Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
@@ -102,12 +104,16 @@ def find_directory(source: str | Path) -> Path:
     """Return the local directory or file that `source` names, downloading it first when it is on the hub.
 
     Args:
-        source: a path, or 'hf-hub:org/name[@revision]'.
+        source: a path, 'hf-hub:org/name[@revision]', or an https:// address that ends in its file's hash.
 
     Raises:
-        CheckpointError: there is no such path.
+        CheckpointError: there is no such path, or the hub refuses it.
     """
     text = str(source)
+    if text.startswith("https://"):
+        from vitzoo.weights.address import download_address
+
+        return download_address(text)
     if not text.startswith(HUB_PREFIX):
         path = Path(source)
         if not path.exists():
@@ -116,20 +122,9 @@ def find_directory(source: str | Path) -> Path:
                 f"that vitzoo.save wrote, or '{HUB_PREFIX}org/name[@revision]'"
             )
         return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from vitzoo.weights.hub import download
 
-    repository, _, revision = text.removeprefix(HUB_PREFIX).partition("@")
-    try:
-        # Repositories often hold the same weights several times; only the first layout that is there is downloaded.
-        for weights, config in LAYOUTS:
-            wanted = [weights, config, IMAGES_FILE] + (["model-*-of-*.safetensors"] if weights == INDEX_FILE else [])
-            folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=wanted))
-            if (folder / weights).is_file():
-                break
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        raise CheckpointError(f"cannot get {repository!r} from the hub: {error}") from error
-    return folder
+    return download(text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -176,17 +171,28 @@ def _layout_of(folder: Path) -> tuple[str, str]:
     raise CheckpointError(f"the directory {str(folder)!r} holds no {WEIGHTS_FILE} (nor {names})")
 
 
-def _shards(folder: Path) -> list[Path]:
-    names = set(_weight_map(folder).values())
+def shard_names(index: Path) -> list[str]:
+    """Return the names of the shards that an index lists, sorted.
+
+    Raises:
+        CheckpointError: the index is damaged, or a name in it is not that of a file beside it.
+    """
+    names = set(_weight_map(index.parent).values())
     for name in names:
         # The index comes with the weights, so it may be anyone's: a name in it must not lead out of the directory.
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
                 f"{INDEX_FILE} names the shard {name!r}; a shard is a .safetensors file in the same directory"
             )
+    return sorted(names)
+
+
+def _shards(folder: Path) -> list[Path]:
+    names = shard_names(folder / INDEX_FILE)
+    for name in names:
         if not (folder / name).is_file():
             raise CheckpointError(f"{INDEX_FILE} names the shard {name!r}, which is not in {str(folder)!r}")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in names]
 
 
 def _weight_map(folder: Path) -> dict[str, Any]:

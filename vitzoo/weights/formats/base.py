@@ -26,6 +26,7 @@ class Reading:
         model: the name of a variant whose settings the checkpoint names, or None.
         preprocess: what the images are expected to be, when the source says so.
         notes: what was done.
+        assumed: what is to be said of `model` besides, when the caller named none.
     """
 
     state: dict[str, Tensor]
@@ -34,6 +35,7 @@ class Reading:
     model: str | None = None
     preprocess: Preprocess | None = None
     notes: tuple[Note, ...] = ()
+    assumed: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

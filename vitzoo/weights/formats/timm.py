@@ -66,7 +66,8 @@ class Timm:
             settings=settings,
             model=found.name,
             preprocess=Preprocess(**own) if own else None,
-            notes=(*notes, *_as_trained(found, images.get("tag"))),
+            notes=notes,
+            assumed=_as_trained(found, images.get("tag")),
         )
 
     def write(self, state: Mapping[str, Tensor], config: ViTConfig, preprocess: Preprocess) -> Writing:
