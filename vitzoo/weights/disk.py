@@ -68,7 +68,7 @@ def load(
         PluginError: a plugin that it needs is missing.
     """
     directory = find_directory(path)
-    if _is_native(directory, format):
+    if is_native(directory, format):
         text = (directory / CONFIG_FILE).read_text()
         target, settings, preprocess = parse(text)
         source = open_source(path, found=directory)
@@ -128,7 +128,7 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
     return writing.notes
 
 
-def _is_native(path: Path, format: str | None) -> bool:
+def is_native(path: Path, format: str | None) -> bool:
     """Whether `path` is a directory that `save` wrote, or a damaged one."""
     if format not in (None, NATIVE):
         return False
