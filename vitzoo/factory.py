@@ -119,6 +119,8 @@ def load_prepared(
     )
     if prepared.preprocess is not None:
         model.preprocess = prepared.preprocess  # type: ignore[assignment]
+    if prepared.labels:
+        model.labels = prepared.labels  # type: ignore[assignment]
     report = LoadReport(
         source=source.name,
         files=source.files,

@@ -27,6 +27,7 @@ class Surface(nn.Module):
         super().__init__()
         self.config = config
         self.preprocess = Preprocess()
+        self.labels: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,7 @@ from vitzoo.config import ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_prepared
 from vitzoo.files import json_text, written_together
+from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format
@@ -78,6 +79,8 @@ def load(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
         model.model_name = json.loads(text)["model"]
+        if not reset:
+            model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)

@@ -32,6 +32,7 @@ class Prepared:
         config: the settings that the model is to have; None for a plugin's own model.
         preprocess: what the source says of its images, or None.
         format: the format's name.
+        labels: the names of the classes, or none.
         notes: all that was done.
     """
 
@@ -39,6 +40,7 @@ class Prepared:
     config: ViTConfig | None
     preprocess: Preprocess | None
     format: str
+    labels: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
@@ -89,7 +91,14 @@ def prepare(
     target, switched = with_switches(config, reading.settings, given)
     state, notes = adapt(reading.state, target, settings=reading.settings, given=given, reset=reset)
     notes = [*reading.notes, *switched, *notes]
-    return Prepared(state=state, config=target, preprocess=reading.preprocess, format=format, notes=tuple(notes))
+    return Prepared(
+        state=state,
+        config=target,
+        preprocess=reading.preprocess,
+        format=format,
+        labels=() if reset else reading.labels,
+        notes=tuple(notes),
+    )
 
 
 def prepare_unnamed(
@@ -119,7 +128,14 @@ def prepare_unnamed(
     asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
     config = base.with_changes(**{**reading.settings, **asked})
     state, notes = adapt(reading.state, config, settings=reading.settings, given=given, reset=reset)
-    prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=(*reading.notes, *notes))
+    prepared = Prepared(
+        state=state,
+        config=config,
+        preprocess=preprocess,
+        format=name,
+        labels=() if reset else reading.labels,
+        notes=(*reading.notes, *notes),
+    )
     return reading.model or "", prepared
 
 
