@@ -128,7 +128,8 @@ def test_without_a_library_the_error_says_what_can_be_checked(tmp_path: Path) ->
     path, told = saved("own_dinov2_reg", tmp_path / "own")
     with pytest.raises(CheckpointError) as caught:
         vitzoo.verify(path, **told)
-    for words in ("of the format 'dinov2', for which there is no library", f"vitzoo verify CONVERTED --against {path}"):
+    own = "of the format 'dinov2', which has no library of its own to compare with, but timm reads it when asked to: --with"
+    for words in (own, f"vitzoo verify CONVERTED --against {path}"):
         assert words in str(caught.value)
     converted = tmp_path / "converted"
     vitzoo.save(vitzoo.load(path, dtype=torch.float64, **told), converted, format="transformers")
@@ -137,6 +138,31 @@ def test_without_a_library_the_error_says_what_can_be_checked(tmp_path: Path) ->
     assert certificate.reference["reader"] == f"vitzoo, from {path}"
     assert [row.reader.split()[0] for row in certificate.comparisons] == ["vitzoo", "vitzoo", *["transformers"] * 2]
     assert any("a mistake in reading the format 'dinov2'" in line for line in certificate.unseen)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("own_dinov2", "vit_small_patch14_dinov2"),
+        ("own_dinov3", "vit_small_patch16_dinov3_qkvb"),
+        ("own_mae_encoder", "vit_base_patch16_224"),
+    ],
+)
+def test_timm_reads_other_layouts_when_asked_to(name: str, model: str, tmp_path: Path) -> None:
+    path, told = saved(name, tmp_path)
+    size = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
+    size["num_classes"] = 0
+    certificate = vitzoo.verify(path, library="timm", model=model, **{**told, **size})
+    assert certificate.equal, certificate.comparisons
+    assert certificate.reference["reader"] == f"timm {model}"
+    assert any("neither is the authors' code" in line for line in certificate.unseen)
+    assert "out" in {row.output for row in certificate.comparisons} or name == "own_dinov3"
+    with pytest.raises(CheckpointError, match="into a model that is named: --model"):
+        vitzoo.verify(path, library="timm", **{**told, **size})
+    with pytest.raises(CheckpointError, match=r"torchvision does not read .*\(it reads: torchvision\)"):
+        vitzoo.verify(path, library="torchvision", **told)
+    with pytest.raises(InputError, match="library='keras' is unknown"):
+        vitzoo.verify(path, library="keras", **told)
 
 
 def test_vitzoos_own_directories_are_compared_with_what_they_were_made_from(tmp_path: Path) -> None:

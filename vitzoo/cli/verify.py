@@ -19,6 +19,9 @@ def verify(
     against: Annotated[
         str | None, typer.Option(help="What it was made from: the reference computes with these weights.")
     ] = None,
+    library: Annotated[
+        str | None, typer.Option("--with", help="The library: timm reads DINOv2's, DINOv3's and MAE's files too.")
+    ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", help="The checkpoint's format; detected when not given.")
     ] = None,
@@ -41,6 +44,7 @@ def verify(
     certificate = run(
         checkpoint,
         against=against,
+        library=library,
         model=model,
         format=from_,
         dtype=getattr(torch, dtype),

@@ -56,17 +56,19 @@ class Reader:
 
 @dataclass(frozen=True)
 class Library:
-    """A library that reads a format.
+    """A library that reads its own format, and perhaps others when it is asked to.
 
     Args:
         package: the module that is imported.
         distribution: what is to be installed for it.
         read: builds the library's model in a dtype.
+        others: vitzoo's names of the other formats that it reads.
     """
 
     package: str
     distribution: str
     read: Callable[[Checkpoint, torch.dtype], Reader]
+    others: tuple[str, ...] = ()
 
     @property
     def version(self) -> str | None:
@@ -96,6 +98,8 @@ def read_with(library: Library, checkpoint: Checkpoint, dtype: torch.dtype) -> R
 
 def _read_timm(checkpoint: Checkpoint, dtype: torch.dtype) -> Reader:
     timm = importlib.import_module("timm")
+    if checkpoint.format != "timm":
+        return _read_with_timms_converter(checkpoint, dtype)
     if checkpoint.path.is_dir():
         model = timm.create_model(f"local-dir:{checkpoint.path}", pretrained=True, dtype=dtype)
         name = (checkpoint.source.config or {})["architecture"]
@@ -108,6 +112,32 @@ def _read_timm(checkpoint: Checkpoint, dtype: torch.dtype) -> Reader:
         model = timm.create_model(name, checkpoint_path=str(checkpoint.path), dtype=dtype, **checkpoint.settings)
     model = model.to(dtype).eval()
     return Reader(name=f"timm {name}", run=lambda x: {"out": model(x), "tokens": model.forward_features(x)})
+
+
+def _read_with_timms_converter(checkpoint: Checkpoint, dtype: torch.dtype) -> Reader:
+    timm = importlib.import_module("timm")
+    if checkpoint.model is None or checkpoint.path.is_dir():
+        raise CheckpointError(
+            f"timm reads the format {checkpoint.format!r} from a file, into a model that is named: "
+            "--model vit_small_patch14_dinov2"
+        )
+    state = checkpoint.source.state
+    classes = state["head.weight"].shape[0] if "head.weight" in state else 0
+    options = {"num_classes": classes, **checkpoint.settings}
+    overlay = {"file": str(checkpoint.path), "num_classes": classes}
+    model = timm.create_model(
+        checkpoint.model, pretrained=True, pretrained_cfg_overlay=overlay, dtype=dtype, **options
+    ).eval()
+
+    def run(x: Tensor) -> Outputs:
+        outputs = {"tokens": model.forward_features(x), "out": model(x)}
+        if checkpoint.format == "dinov3":
+            # timm averages the patches where the authors take the class token.
+            del outputs["out"]
+        return outputs
+
+    unseen = "a mistake that timm's converter and vitzoo's have in common: neither is the authors' code"
+    return Reader(name=f"timm {checkpoint.model}", run=run, unseen=(unseen,))
 
 
 def _read_torchvision(checkpoint: Checkpoint, dtype: torch.dtype) -> Reader:
@@ -168,7 +198,7 @@ def _read_transformers(checkpoint: Checkpoint, dtype: torch.dtype) -> Reader:
 
 LIBRARIES: dict[str, Library] = {
     "open_clip": Library("open_clip", "open_clip_torch", _read_open_clip),
-    "timm": Library("timm", "timm", _read_timm),
+    "timm": Library("timm", "timm", _read_timm, ("dinov2", "dinov3", "mae")),
     "torchvision": Library("torchvision", "torchvision", _read_torchvision),
     "transformers": Library("transformers", "transformers", _read_transformers),
 }

@@ -38,6 +38,7 @@ def verify(
     path: str | Path,
     *,
     against: str | Path | None = None,
+    library: str | None = None,
     model: str | None = None,
     format: str | None = None,
     dtype: torch.dtype = torch.float64,
@@ -52,6 +53,8 @@ def verify(
     Args:
         path: the checkpoint: a file, a directory or 'hf-hub:org/name[@revision]'.
         against: the checkpoint that it was made from, read by its own library where there is one, else by vitzoo.
+        library: the library that computes the reference; None for the one whose format it is. 'timm' also reads
+            DINOv2's, DINOv3's and MAE's own files, into the model that `model` names.
         model: the model's name, where the files do not tell it.
         format: the checkpoint's format; detected when None.
         dtype: float64, or float32 for models that do not fit into memory twice.
@@ -73,20 +76,20 @@ def verify(
         raise InputError(f"dtype={dtype} or tolerance={tolerance} is impossible (possible: {possible}; above 0)")
     subject = _opened(path, model, format, config)
     basis = subject if against is None else _opened(against, model, None, config)
-    library = LIBRARIES.get(basis.format)
-    if library is None and against is None:
+    peer = _library(library, basis)
+    if peer is None and against is None:
         raise CheckpointError(_no_library(subject))
 
     ours = _load(subject, dtype)
     settings: ViTConfig = ours.config  # type: ignore[assignment]
     report: Any = ours.load_report
     images = _images(settings, dtype)
-    limit, why = _tolerance(tolerance, dtype, settings, library)
+    limit, why = _tolerance(tolerance, dtype, settings, peer)
     unseen = list(UNSEEN)
     if dtype == torch.float32:
         unseen.append("differences that drown in float32's rounding, such as another eps")
-    if library is not None:
-        reader = read_with(library, basis, dtype)
+    if peer is not None:
+        reader = read_with(peer, basis, dtype)
         unseen += reader.unseen
     else:
         reader = _reader(_load(basis, dtype), f"vitzoo, from {basis.source.name}")
@@ -95,7 +98,7 @@ def verify(
     del reader
 
     comparisons: list[Comparison] = compare("vitzoo", _run(_reader(ours, "vitzoo"), images), expected, limit)
-    libraries = [library] if library is not None else []
+    libraries = [peer] if peer is not None else []
     del ours
     own = LIBRARIES.get(subject.format)
     if against is not None and own is not None:
@@ -118,6 +121,19 @@ def verify(
         versions=_versions(libraries),
         unseen=tuple(unseen),
     )
+
+
+def _library(asked: str | None, basis: Checkpoint) -> Library | None:
+    if asked is None:
+        return LIBRARIES.get(basis.format)
+    if asked not in LIBRARIES:
+        raise InputError(f"library={asked!r} is unknown (possible: {', '.join(LIBRARIES)})")
+    reads = (asked, *LIBRARIES[asked].others)
+    if basis.format not in reads:
+        raise CheckpointError(
+            f"{asked} does not read {basis.source.name}, of the format {basis.format!r} (it reads: {', '.join(reads)})"
+        )
+    return LIBRARIES[asked]
 
 
 def _opened(path: str | Path, model: str | None, format: str | None, settings: Mapping[str, Any]) -> Checkpoint:
@@ -186,9 +202,11 @@ def _no_library(checkpoint: Checkpoint) -> str:
             f"{name} is in vitzoo's own format, which no other library reads: say what it was made from, "
             "vitzoo verify CHECKPOINT --against ORIGINAL"
         )
+    others = [other for other, library in LIBRARIES.items() if format in library.others]
+    ask = f", but {others[0]} reads it when asked to: --with {others[0]} --model NAME" if others else ""
     return (
-        f"{name} is of the format {format!r}, for which there is no library to compare with (there is for: "
-        f"{', '.join(LIBRARIES)}). What can be checked is the way out: vitzoo convert {name} CONVERTED --to "
+        f"{name} is of the format {format!r}, which has no library of its own to compare with{ask} (there is one for: "
+        f"{', '.join(LIBRARIES)}). What else can be checked is the way out: vitzoo convert {name} CONVERTED --to "
         f"transformers, then vitzoo verify CONVERTED --against {name}; a mistake in reading {format!r} itself is not "
         "seen by it"
     )
