@@ -98,6 +98,8 @@ def test_the_names_of_a_checkpoint_are_kept_and_placeholders_are_not(tmp_path: P
     assert named.labels == ("ant", "bee", "cat")
     vitzoo.save(named, tmp_path / "own")
     assert vitzoo.load(tmp_path / "own").labels == named.labels
+    notes = vitzoo.save(named, tmp_path / "theirs", format="transformers")
+    assert "dropped labels: vitzoo writes the names of classes in the format 'vitzoo' alone" in map(str, notes)
     assert vitzoo.load(tmp_path / "own", num_classes=2, reset="head").labels == ()
     assert vitzoo.load(tmp_path / "named", num_classes=2, reset="head").labels == ()
     named.reset_classifier(3)

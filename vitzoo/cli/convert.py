@@ -13,7 +13,7 @@ from vitzoo.errors import ConfigError
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name[@revision].")],
+    source: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name@revision.")],
     target: Annotated[Path, typer.Argument(help="A directory, or a .safetensors file for weights alone.")],
     to: Annotated[str, typer.Option(help="The format to write: vitzoo, timm, transformers, torchvision, ...")],
     from_: Annotated[str | None, typer.Option("--from", help="The source's format; detected when not given.")] = None,

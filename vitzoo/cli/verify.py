@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    checkpoint: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name[@revision].")],
+    checkpoint: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name@revision.")],
     against: Annotated[
         str | None, typer.Option(help="What it was made from: the reference computes with these weights.")
     ] = None,

@@ -123,6 +123,9 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
         if not isinstance(config, ViTConfig) or not isinstance(preprocess, Preprocess):
             raise CheckpointError(f"format {format!r} is for plain ViTs; a plugin's model is saved as {NATIVE!r} alone")
         writing = get_format(format).write(state, config, preprocess)
+        if getattr(model, "labels", ()):
+            why = f"vitzoo writes the names of classes in the format {NATIVE!r} alone"
+            writing = replace(writing, notes=(*writing.notes, Note(action="dropped", what="labels", why=why)))
     if format == NATIVE or (writing.files and path.suffix != ".safetensors"):
         _write(writing, path, {path / name: content for name, content in writing.files.items()})
     elif path.suffix != ".safetensors":
