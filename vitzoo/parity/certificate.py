@@ -87,7 +87,9 @@ class Certificate:
         write_json(path, self.to_dict())
 
 
-def compare(reader: str, outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor], tolerance: float) -> list[Any]:
+def compare(
+    reader: str, outputs: Mapping[str, Tensor], reference: Mapping[str, Tensor], tolerance: float
+) -> list[Comparison]:
     """Return a Comparison for every output that both have.
 
     Raises:

@@ -15,7 +15,7 @@ from vitzoo.attention.caps import installed_version
 from vitzoo.config import ViTConfig
 from vitzoo.errors import CheckpointError, InputError
 from vitzoo.factory import create
-from vitzoo.parity.certificate import Certificate, Comparison, compare
+from vitzoo.parity.certificate import Certificate, compare
 from vitzoo.parity.libraries import LIBRARIES, Checkpoint, Library, Reader, read_with
 from vitzoo.weights.disk import is_native, load
 from vitzoo.weights.formats.choose import detect
@@ -97,7 +97,7 @@ def verify(
     expected, reference = _run(reader, images), reader.name
     del reader
 
-    comparisons: list[Comparison] = compare("vitzoo", _run(_reader(ours, "vitzoo"), images), expected, limit)
+    comparisons = compare("vitzoo", _run(_reader(ours, "vitzoo"), images), expected, limit)
     libraries = [peer] if peer is not None else []
     del ours
     own = LIBRARIES.get(subject.format)
