@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitzoo.errors import LicenseWarning as LicenseWarning
     from vitzoo.errors import VitzooError as VitzooError
     from vitzoo.factory import create as create
+    from vitzoo.parity.verify import verify as verify
     from vitzoo.plugin import PluginStatus as PluginStatus
     from vitzoo.plugin import Registrar as Registrar
     from vitzoo.plugin import plugins as plugins
@@ -54,6 +55,7 @@ _HOMES = {
     "save": "vitzoo.weights.disk",
     "set_attention": "vitzoo.attention.maps",
     "transforms": "vitzoo.preprocess",
+    "verify": "vitzoo.parity.verify",
 }
 
 __all__ = ["__version__", *_HOMES]

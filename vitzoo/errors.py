@@ -42,6 +42,10 @@ class CheckpointError(VitzooError, ValueError):
     """A file of weights does not fit the model, is damaged or is not a file of weights. Nothing was loaded."""
 
 
+class WriteError(VitzooError, OSError):
+    """Files could not be written; what stood in their places is as it was."""
+
+
 class UnsafeFileError(VitzooError, ValueError):
     """A file could only be read by unpickling code from it, which vitzoo never does."""
 

@@ -28,6 +28,7 @@ from vitzoo.provenance import announce
 from vitzoo.weights.apply import apply_weights
 from vitzoo.weights.default import DEFAULT, open_default
 from vitzoo.weights.origin import origin_of
+from vitzoo.weights.pages import on_fresh_pages
 from vitzoo.weights.prepare import Prepared, prepare
 from vitzoo.weights.report import LoadReport
 from vitzoo.weights.source import Source, open_source
@@ -98,31 +99,40 @@ def create(
     else:
         source = weights if isinstance(weights, Source) else open_source(weights)
         with torch.device("meta"):
-            own = recipe.build().state_dict()
-        parts = (reset,) if isinstance(reset, str) else tuple(reset)
+            empty = recipe.build()
+        own, parts = empty.state_dict(), (reset,) if isinstance(reset, str) else tuple(reset)
         prepared = prepare(source, config=recipe.config, own=own, given=config, format=format, reset=parts)
-        model = load_prepared(recipe, prepared, source, device=device, dtype=dtype)
+        built = empty if prepared.config == recipe.config else None
+        model = load_prepared(recipe, prepared, source, empty=built, device=device, dtype=dtype)
     return FeatureExtractor(model, 3 if out_indices is None else out_indices) if features_only else model
 
 
 def load_prepared(
-    recipe: Recipe, prepared: Prepared, source: Source, *, device: torch.device | str | None, dtype: torch.dtype | None
+    recipe: Recipe,
+    prepared: Prepared,
+    source: Source,
+    *,
+    empty: nn.Module | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
 ) -> nn.Module:
-    """Build a model with its weights and its load report, or raise and leave nothing."""
+    """Build a model with its weights and its load report, or raise; `empty` is it on meta, if that is built already."""
     recipe = replace(recipe, config=prepared.config)
     # Built without memory, since every weight comes from the file.
-    with torch.device("meta"):
-        model = recipe.build()
-    if _computes_buffers(model):
-        model = recipe.build()
+    if empty is None:
+        with torch.device("meta"):
+            empty = recipe.build()
+    model = recipe.build() if _computes_buffers(empty) else empty
     apply_weights(
         model,
-        prepared.state,
+        on_fresh_pages(prepared.state, source),
         device=torch.get_default_device() if device is None else torch.device(device),
         dtype=torch.get_default_dtype() if dtype is None else dtype,
     )
     if prepared.preprocess is not None:
         model.preprocess = prepared.preprocess  # type: ignore[assignment]
+    if prepared.labels:
+        model.labels = prepared.labels  # type: ignore[assignment]
     model.load_report = LoadReport(  # type: ignore[assignment]
         source=source.name,
         files=source.files,

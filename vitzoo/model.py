@@ -280,7 +280,7 @@ class VisionTransformer(Surface):
             self.attn_pool = new_pool.train(self.training)
         if config.dist_token and self.dist_token is None:
             self._add_dist_token()
-        self.config = config
+        self.config, self.labels = config, ()
         self.head = self._make_head().to(weight.device, weight.dtype).train(self.training)
         init_vit(self.head)
         self.head_dist = None

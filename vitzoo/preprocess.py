@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vitzoo.errors import ConfigError
@@ -71,6 +73,12 @@ class Preprocess:
             "classifier": "head",
         }
 
+    def resized(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Return the (height, width) that an image is resized to before it is cropped to `img_size`."""
+        # A quotient such as 224 / (224 / 256) may fall a rounding error short of the whole number that was meant.
+        height, width = (math.floor(side / self.crop_pct + 1e-6) for side in img_size)
+        return height, width
+
     def for_channels(self, in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Return (mean, std) for a number of channels: as they are, or their averages repeated."""
         if len(self.mean) == in_chans:
@@ -82,9 +90,13 @@ class Preprocess:
 def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]:
     """Return torchvision v2 transforms from a PIL image or a uint8 tensor (C, H, W) to what the model takes.
 
+    Size, crop, interpolation, mean and standard deviation are the checkpoint's own. A PIL image is resized by Pillow,
+    as timm and torchvision do it for evaluation, so its pixels are theirs; a tensor is resized by torch.
+
     Args:
-        model: a model that `vitzoo.create` made.
-        train: random resized crop and flip, instead of resize and centre crop.
+        model: a model that `vitzoo.create` or `vitzoo.load` made.
+        train: a crop of 8 to 100 % of the image at a ratio of 3/4 to 4/3, and a flip in half of the cases, instead of
+            resizing and cropping the centre: what all recipes share. Put stronger augmentations before it.
 
     Returns:
         A callable; its result is a float32 tensor (in_chans, height, width).
@@ -107,16 +119,30 @@ def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]
     if train:
         fit: list[Any] = [v2.RandomResizedCrop((height, width), interpolation=mode), v2.RandomHorizontalFlip()]
     else:
-        resized = [round(side / preprocess.crop_pct) for side in (height, width)]
-        # One number lets torchvision keep the image's proportions.
-        size: list[int] = resized if preprocess.crop_mode == "squash" or height != width else resized[:1]
-        fit = [v2.Resize(size, interpolation=mode), v2.CenterCrop((height, width))]
+        resized = preprocess.resized((height, width))
+        if preprocess.crop_mode == "squash":
+            resize: Any = v2.Resize(resized, interpolation=mode)
+        elif height == width:
+            # One number lets torchvision keep the image's proportions.
+            resize = v2.Resize(resized[:1], interpolation=mode)
+        else:
+            resize = v2.Lambda(partial(_cover, size=resized, mode=mode))
+        fit = [resize, v2.CenterCrop((height, width))]
     return v2.Compose(
         [
-            v2.ToImage(),
             v2.RGB() if config.in_chans == 3 else v2.Grayscale(),
             *fit,
+            v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
         ]
     )
+
+
+def _cover(image: Any, *, size: tuple[int, int], mode: Any) -> Any:
+    """Resize an image, its proportions kept, to the smallest size that covers (height, width)."""
+    from torchvision.transforms.v2 import functional
+
+    height, width = functional.get_size(image)
+    scale = max(size[0] / height, size[1] / width)
+    return functional.resize(image, [round(height * scale), round(width * scale)], interpolation=mode)

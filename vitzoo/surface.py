@@ -30,6 +30,7 @@ class Surface(nn.Module):
         self.preprocess = Preprocess()
         # Where the weights come from; None for weights that were drawn here.
         self.provenance: Provenance | None = None
+        self.labels: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

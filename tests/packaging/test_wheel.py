@@ -25,6 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vitzoo_kernels",
         wheel.name[: -len("-py3-none-any.whl")] + ".dist-info",
     }
+    assert {"vitzoo/data/imagenet-1k.txt", "vitzoo/data/LICENSE.torchvision"} <= set(names)
     assert {"vitzoo/py.typed", "vitzoo_kernels/py.typed", "vitzoo_kernels/dense/forward.py"} <= set(names)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
     run([*pip, str(folder / "site"), str(wheel)], folder)

@@ -12,6 +12,7 @@ import torch
 from families import SMALL, small
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.models import ViT_B_16_Weights
 from typer.testing import CliRunner
 
 import vitzoo
@@ -186,7 +187,20 @@ def test_predicting_imagenet_classes_by_name(photo: Path, tmp_path: Path) -> Non
     settings = {**SMALL, "num_classes": 1000}
     vitzoo.save(vitzoo.create("vit_tiny", **settings), tmp_path / "imagenet")
     rows = json.loads(out_of("predict", str(photo), "--weights", str(tmp_path / "imagenet"), "--json"))
-    assert not rows[0]["classes"][0]["name"].isdigit()
+    assert rows[0]["names"] == "ImageNet-1k's, for the checkpoint has 1000 classes and names none"
+    for row in rows[0]["classes"]:
+        assert row["name"] == ViT_B_16_Weights.DEFAULT.meta["categories"][row["class"]]
+
+
+def test_predicting_with_the_names_of_the_checkpoint(photo: Path, weights: Path, tmp_path: Path) -> None:
+    text = out_of("predict", str(photo), "--weights", str(weights))
+    assert "names: none in the checkpoint; give them with --labels FILE" in text
+    model = vitzoo.load(weights)
+    model.labels = ("ant", "bee", "cat", "dog", "eel")
+    vitzoo.save(model, tmp_path / "named")
+    rows = json.loads(out_of("predict", str(photo), "--weights", str(tmp_path / "named"), "--json"))
+    assert rows[0]["names"] == "the checkpoint's own"
+    assert {row["name"] for row in rows[0]["classes"]} == set(model.labels)
 
 
 def bad(kind: str, folder: Path, photo: Path, weights: Path) -> list[str]:
@@ -258,5 +272,4 @@ def test_labels_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     from vitzoo.cli.predict import class_names
 
     with pytest.raises(InputError, match="cannot be read"):
-        class_names(5, tmp_path / "nothing.txt")
-    assert class_names(2, None) == ["0", "1"]
+        class_names(small("vit"), tmp_path / "nothing.txt")

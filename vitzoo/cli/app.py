@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitzoo
-from vitzoo.cli import convert, demo, doctor, info, models, plugins, predict, push
+from vitzoo.cli import convert, demo, doctor, info, models, plugins, predict, push, verify
 
 app = typer.Typer(
     name="vitzoo",
@@ -22,6 +22,7 @@ app.command("plugins")(plugins.plugins)
 app.command("doctor")(doctor.doctor)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)
+app.command("verify")(verify.verify)
 app.command("push")(push.push)
 app.command("demo")(demo.demo)
 

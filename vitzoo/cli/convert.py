@@ -13,7 +13,7 @@ from vitzoo.errors import ConfigError
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name[@revision].")],
+    source: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name@revision.")],
     target: Annotated[Path, typer.Argument(help="A directory, or a .safetensors file for weights alone.")],
     to: Annotated[str, typer.Option(help="The format to write: vitzoo, timm, transformers, torchvision, ...")],
     from_: Annotated[str | None, typer.Option("--from", help="The source's format; detected when not given.")] = None,
@@ -26,7 +26,7 @@ def convert(
     """Convert weights between vitzoo, timm, transformers, torchvision, open_clip and others."""
     import vitzoo
 
-    config = dict(_parse(setting) for setting in settings or ())
+    config = dict(parse_setting(setting) for setting in settings or ())
     if model is None:
         network = vitzoo.load(source, format=from_, **config)
     else:
@@ -44,7 +44,7 @@ def convert(
         console.print(f"  {note}", markup=False, soft_wrap=True)
 
 
-def _parse(setting: str) -> tuple[str, Any]:
+def parse_setting(setting: str) -> tuple[str, Any]:
     """Return (name, value) of 'name=value', where the value is JSON, or a word."""
     name, equals, text = setting.partition("=")
     if not equals or not name:

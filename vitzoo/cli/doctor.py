@@ -14,7 +14,17 @@ from vitzoo.attention.caps import installed_version
 from vitzoo.cli.output import console, show_json, show_table
 from vitzoo.plugin import get_registry, plugins
 
-PACKAGES = ("torch", "torchvision", "triton", "einops", "safetensors", "huggingface_hub", "timm")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "triton",
+    "einops",
+    "safetensors",
+    "huggingface_hub",
+    "timm",
+    "transformers",
+    "open_clip_torch",
+)
 VARIABLES = ("VITZOO_PLUGINS", "TRITON_INTERPRET")
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitzoo.cli.output import show_json, show_table
+from vitzoo.cli.output import console, show_json, show_table
 from vitzoo.errors import CheckpointError, ConfigError, ImageError, InputError
+from vitzoo.labels import imagenet_1k
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
     from torch import nn
 
@@ -29,13 +32,13 @@ def predict(
     device: Annotated[str, typer.Option(help="Where to run: cpu, cuda, ...")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify images."""
+    """Classify images. Names are those of --labels, else the checkpoint's, else ImageNet-1k's for 1000 classes."""
     # All files are opened before a model is built: a bad name costs nothing.
     opened = [read_image(path) for path in images]
     network = _load(model, weights, attn, device).eval()
-    names = class_names(network.num_classes, labels)  # type: ignore[arg-type]
+    names, origin = class_names(network, labels)
     results: list[dict[str, Any]] = [
-        {"image": str(path), "classes": _classify(network, image, names, top_k, path, device)}
+        {"image": str(path), "names": origin, "classes": _classify(network, image, names, top_k, path, device)}
         for path, image in zip(images, opened, strict=True)
     ]
     if json:
@@ -44,6 +47,7 @@ def predict(
     for result in results:
         rows = [(f"{row['probability']:.2%}", row["class"], row["name"]) for row in result["classes"]]
         show_table(["probability>", "class>", "name"], rows, title=result["image"])
+    console.print(f"names: {origin}", markup=False, soft_wrap=True)
 
 
 def read_image(path: Path) -> Image:
@@ -70,12 +74,13 @@ def read_image(path: Path) -> Image:
         raise ImageError(f"{str(path)!r} is too large to be safe: {error}") from error
 
 
-def class_names(num_classes: int, labels: Path | None) -> list[str]:
-    """Return the classes' names: from the file, ImageNet's for 1000 classes, else their numbers.
+def class_names(network: nn.Module, labels: Path | None) -> tuple[Sequence[str], str]:
+    """Return the classes' names and where they are from.
 
     Raises:
         InputError: the file has another number of lines, or cannot be read; or the model has no classes.
     """
+    num_classes: int = network.num_classes  # type: ignore[assignment]
     if num_classes == 0:
         raise InputError("this model gives features, not classes: its num_classes is 0")
     if labels is not None:
@@ -85,12 +90,13 @@ def class_names(num_classes: int, labels: Path | None) -> list[str]:
             raise InputError(f"the labels {str(labels)!r} cannot be read: {error}") from error
         if len(names) != num_classes:
             raise InputError(f"{str(labels)!r} names {len(names)} classes; the model has {num_classes}")
-        return names
+        return names, str(labels)
+    own = getattr(network, "labels", ())
+    if len(own) == num_classes:
+        return own, "the checkpoint's own"
     if num_classes == IMAGENET_CLASSES:
-        from torchvision.models import ViT_B_16_Weights
-
-        return list(ViT_B_16_Weights.DEFAULT.meta["categories"])
-    return [str(number) for number in range(num_classes)]
+        return imagenet_1k(), "ImageNet-1k's, for the checkpoint has 1000 classes and names none"
+    return [str(number) for number in range(num_classes)], "none in the checkpoint; give them with --labels FILE"
 
 
 def _load(model: str | None, weights: str, attn: str, device: str) -> nn.Module:
@@ -104,7 +110,7 @@ def _load(model: str | None, weights: str, attn: str, device: str) -> nn.Module:
 
 
 def _classify(
-    network: nn.Module, image: Image, names: list[str], top_k: int, path: Path, device: str
+    network: nn.Module, image: Image, names: Sequence[str], top_k: int, path: Path, device: str
 ) -> list[dict[str, Any]]:
     import torch
 

@@ -86,7 +86,7 @@ def resample_table(
     (old_h, old_w), (new_h, new_w) = old_grid, new_grid
     channels = table.shape[-1]
     dtype = torch.promote_types(table.dtype, torch.float32)
-    with _without_autocast(table.device):
+    with without_autocast(table.device):
         rows = axis_weights(
             old_h, new_h, mode=mode, antialias=antialias, align_corners=align_corners, device=table.device, dtype=dtype
         )
@@ -122,7 +122,8 @@ def resample_patch_kernel(kernel: Tensor, new_size: tuple[int, int]) -> Tensor:
     return (sides[0] @ kernel.to(dtype) @ sides[1].T).to(kernel.dtype)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off."""
     # Autocast would round the positions themselves to 16 bits. Devices without it, such as meta, need no guard.
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)

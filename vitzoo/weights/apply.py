@@ -22,7 +22,8 @@ def apply_weights(model: nn.Module, state: Mapping[str, Tensor], *, device: torc
         dtype: what floating point weights become.
 
     Raises:
-        CheckpointError: names are missing or unexpected, or shapes differ; the message lists all three.
+        CheckpointError: names are missing or unexpected, shapes differ, or weights are no floating point numbers; the
+            message lists them all.
     """
     check_fit(model, state)
     ready = {
@@ -33,7 +34,7 @@ def apply_weights(model: nn.Module, state: Mapping[str, Tensor], *, device: torc
 
 
 def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError unless the names and shapes are exactly the model's."""
+    """Raise CheckpointError unless names and shapes are exactly the model's, and weights floating point numbers."""
     own = model.state_dict()
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
@@ -42,14 +43,26 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name in sorted(set(own) & set(state))
         if own[name].shape != state[name].shape
     ]
-    if not (missing or unexpected or mismatched):
+    whole = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name in sorted(set(own) & set(state))
+        if own[name].is_floating_point() and not state[name].is_floating_point()
+    ]
+    if not (missing or unexpected or mismatched or whole):
         return
     lines = ["the weights do not fit the model; nothing was loaded."]
     lines += [
         f"  {label} ({len(names)}): {_shown(names)}"
-        for label, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched))
+        for label, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("mismatched", mismatched),
+            ("of a wrong dtype", whole),
+        )
         if names
     ]
+    if whole:
+        lines.append("  Weights are floating point numbers: write these as such again, with what quantised them")
     problems = {line.split(" ")[0].partition(".")[0] for line in [*missing, *unexpected, *mismatched]}
     if problems <= {"head", "head_dist"}:
         lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from torch import nn
 
 from vitzoo.attention.select import AttnLike
 from vitzoo.config import ViTConfig
-from vitzoo.errors import CheckpointError
+from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_prepared
-from vitzoo.files import write_json, written_whole
+from vitzoo.files import json_text, written_together
+from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format
@@ -69,7 +71,7 @@ def load(
         PluginError: a plugin that it needs is missing.
     """
     directory = find_directory(path)
-    if _is_native(directory, format):
+    if is_native(directory, format):
         text = (directory / CONFIG_FILE).read_text()
         target, settings, preprocess = parse(text)
         source = open_source(path, found=directory)
@@ -78,12 +80,15 @@ def load(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
         model.model_name = json.loads(text)["model"]
+        if not reset:
+            model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)
         name, prepared = prepare_unnamed(source, given=config, format=format, reset=parts)
         recipe = Recipe(name=name, attn=attn, config=prepared.config)
-        model, preprocess = load_prepared(recipe, prepared, source, device=device, dtype=dtype), prepared.preprocess
+        model = load_prepared(recipe, prepared, source, empty=None, device=device, dtype=dtype)
+        preprocess = prepared.preprocess
     if preprocess is not None:
         model.preprocess = preprocess  # type: ignore[assignment]
     return model
@@ -103,7 +108,9 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
 
     Raises:
         CheckpointError: the model was not made by vitzoo, the format is unknown or has no place for the model, or the
-            file's name does not fit the format. A file is either written whole or not at all.
+            file's name does not fit the format.
+        WriteError: the disk is full, or the place cannot be written to. Either all of the files are written, whole, or
+            none, and what was there stays.
     """
     path = Path(path)
     if format != NATIVE and format not in format_names():
@@ -117,19 +124,19 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
         if not isinstance(config, ViTConfig) or not isinstance(preprocess, Preprocess):
             raise CheckpointError(f"format {format!r} is for plain ViTs; a plugin's model is saved as {NATIVE!r} alone")
         writing = get_format(format).write(state, config, preprocess)
+        if getattr(model, "labels", ()):
+            why = f"vitzoo writes the names of classes in the format {NATIVE!r} alone"
+            writing = replace(writing, notes=(*writing.notes, Note(action="dropped", what="labels", why=why)))
     if format == NATIVE or (writing.files and path.suffix != ".safetensors"):
-        path.mkdir(parents=True, exist_ok=True)
-        _write(writing, path / writing.weights_file, metadata_of(model))
-        for name, content in writing.files.items():
-            write_json(path / name, content)
+        _write(writing, path, {path / name: content for name, content in writing.files.items()}, metadata_of(model))
     elif path.suffix != ".safetensors":
         raise CheckpointError(f"format={format!r} writes one .safetensors file; got {str(path)!r}")
     else:
-        _write(writing, path, metadata_of(model))
+        _write(replace(writing, weights_file=path.name), path.parent, {}, metadata_of(model))
     return writing.notes
 
 
-def _is_native(path: Path, format: str | None) -> bool:
+def is_native(path: Path, format: str | None) -> bool:
     """Whether `path` is a directory that `save` wrote, or a damaged one."""
     if format not in (None, NATIVE):
         return False
@@ -148,9 +155,21 @@ def _is_native(path: Path, format: str | None) -> bool:
     return False
 
 
-def _write(writing: Writing, path: Path, metadata: Mapping[str, str]) -> None:
+def _write(writing: Writing, folder: Path, files: Mapping[Path, Any], metadata: Mapping[str, str]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {name: tensor.contiguous() for name, tensor in writing.state.items()}
-    with written_whole(path) as draft:
-        save_file(state, draft, metadata={"format": "pt", **metadata})
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with written_together([folder / writing.weights_file, *files]) as (weights, *others):
+            save_file(state, weights, metadata={"format": "pt", **metadata})
+            for draft, content in zip(others, files.values(), strict=True):
+                draft.write_text(json_text(content))
+    except (OSError, SafetensorError) as error:
+        if made and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise WriteError(
+            f"cannot save to {str(folder)!r}: {error}; what was there is as it was. Make room, or save to another place"
+        ) from error

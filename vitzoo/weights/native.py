@@ -17,10 +17,11 @@ from vitzoo.weights.source import CONFIG_FILE
 
 FORMAT = 1
 KEYS = ("format", "model", "config", "preprocess", "requires")
+OPTIONAL_KEYS = ("labels",)
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
-    """Return what config.json holds: {format, model, config, preprocess, requires}, names and JSON values alone.
+    """Return what config.json holds: `KEYS` and, for named classes, `labels`; names and JSON values alone.
 
     Raises:
         CheckpointError: the model was not made by `vitzoo.create`.
@@ -43,6 +44,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
         "config": settings,
         "preprocess": preprocess.to_dict() if isinstance(preprocess, Preprocess) else None,
         "requires": requirements(names),
+        **({"labels": list(labels)} if (labels := getattr(model, "labels", ())) else {}),
     }
 
 
@@ -67,11 +69,10 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
             f"{CONFIG_FILE} has format {data['format']}, written by a newer vitzoo; this one reads up to {FORMAT}: "
             "upgrade vitzoo"
         )
-    unknown, absent = sorted(set(data) - set(KEYS)), sorted(set(KEYS) - set(data))
+    unknown, absent = sorted(set(data) - {*KEYS, *OPTIONAL_KEYS}), sorted(set(KEYS) - set(data))
     if unknown or absent or not isinstance(data["config"], dict) or not isinstance(data["requires"], dict):
-        raise ConfigError(
-            f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {', '.join(KEYS)})"
-        )
+        known = ", ".join((*KEYS, *OPTIONAL_KEYS))
+        raise ConfigError(f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {known})")
     _check_requirements(data["requires"])
     preprocess = None if data["preprocess"] is None else Preprocess(**data["preprocess"])
     if "/" in data["model"] and find_model(data["model"]).config is None:

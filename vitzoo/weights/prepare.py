@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitzoo.catalog import find_model
@@ -18,6 +19,7 @@ from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
 
 NATIVE = "vitzoo"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PLAIN_MLPS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
 
@@ -30,6 +32,7 @@ class Prepared:
         config: the settings that the model is to have; None for a plugin's own model.
         preprocess: what the source says of its images, or None.
         format: the format's name.
+        labels: the names of the classes, or none.
         notes: all that was done.
     """
 
@@ -37,6 +40,7 @@ class Prepared:
     config: ViTConfig | None
     preprocess: Preprocess | None
     format: str
+    labels: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
@@ -68,6 +72,7 @@ def prepare(
                 f"format={format!r} and reset={tuple(reset)!r} are for plain ViTs; a plugin's model reads its own names"
             )
         return Prepared(state=source.state, config=None, preprocess=None, format=NATIVE)
+    _refuse_scaled(source)
     if format is None:
         # Weights with most of the model's own names are its own, damaged: what differs is what there is to say.
         shared = len(set(source.state) & set(own))
@@ -86,7 +91,14 @@ def prepare(
     target, switched = with_switches(config, reading.settings, given)
     state, notes = adapt(reading.state, target, settings=reading.settings, given=given, reset=reset)
     notes = [*reading.notes, *switched, *notes]
-    return Prepared(state=state, config=target, preprocess=reading.preprocess, format=format, notes=tuple(notes))
+    return Prepared(
+        state=state,
+        config=target,
+        preprocess=reading.preprocess,
+        format=format,
+        labels=() if reset else reading.labels,
+        notes=tuple(notes),
+    )
 
 
 def prepare_unnamed(
@@ -98,6 +110,7 @@ def prepare_unnamed(
         CheckpointError: the weights are of no format or of several, cannot be read, or do not tell a setting that the
             caller did not give.
     """
+    _refuse_scaled(source)
     name = detect(source) if format is None else format
     reading = get_format(name).read(source, given)
     if untold := {field: advice for field, advice in reading.unknown.items() if field not in given}:
@@ -115,8 +128,14 @@ def prepare_unnamed(
     asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
     config = base.with_changes(**{**reading.settings, **asked})
     state, notes = adapt(reading.state, config, settings=reading.settings, given=given, reset=reset)
-    notes = [*reading.notes, *reading.assumed, *notes]
-    prepared = Prepared(state=state, config=config, preprocess=preprocess, format=name, notes=tuple(notes))
+    prepared = Prepared(
+        state=state,
+        config=config,
+        preprocess=preprocess,
+        format=name,
+        labels=() if reset else reading.labels,
+        notes=(*reading.notes, *reading.assumed, *notes),
+    )
     return reading.model or "", prepared
 
 
@@ -140,6 +159,21 @@ def with_switches(
         config = config.with_changes(**changes)
         notes.append(Note(action="set", what=f"{field}={theirs}", why=f"as the source computes; the name says {mine}"))
     return config, notes
+
+
+def _refuse_scaled(source: Source) -> None:
+    """Raise for complex numbers, and for floats of 8 bits and fewer, which mean nothing without their scales."""
+    wrong = {
+        name: str(tensor.dtype).removeprefix("torch.")
+        for name, tensor in source.state.items()
+        if tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in FLOATS)
+    }
+    if wrong:
+        name, dtype = next(iter(wrong.items()))
+        raise CheckpointError(
+            f"{name} is {dtype} ({len(wrong)} such tensors in {source.name}), and vitzoo reads no scales for it; "
+            "nothing was loaded: write them as float16, bfloat16 or float32 again, with what quantised them"
+        )
 
 
 def _only_a_switch(field: str, mine: Component, theirs: Component) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ LAYOUTS = (
 # Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 
+_AGAIN = "copy or download it again"
 _HOLDS_OBJECTS = (
     "{!r} holds Python objects, not tensors alone; reading them would run code from the file. "
     "vitzoo never does that: load it where you trust it, and save the tensors with safetensors"
@@ -136,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged or not JSON: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is damaged or not JSON: {error}; {_AGAIN}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{str(path)!r} holds {type(data).__name__}, not a JSON object")
     return data
@@ -218,31 +220,38 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged or not a safetensors file: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{str(path)!r} is damaged or not a safetensors file: {error}; {_AGAIN}") from error
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    import zipfile
-
     import numpy as np
 
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays")
+    if not _is_zip(path):
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays; {_AGAIN}")
     try:
         # An array of Python objects is a pickle, which numpy then refuses.
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file raises what its bytes happen to say
         if "allow_pickle" in str(error):
             raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path))) from error
-        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays: {error}; {_AGAIN}") from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         first = file.read(2)
-    if first[:1] == b"\x80" and first != b"\x80\x02":
+    if b"PK".startswith(first) and not _is_zip(path):
+        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote: cut off; {_AGAIN}")
+    if len(first) == 2 and first[:1] == b"\x80" and first != b"\x80\x02":
         # torch.save writes zip files, and before 1.6 pickles of protocol 2.
         raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path)))
     try:
@@ -251,9 +260,11 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         if "unsupported" in str(error).lower():
             raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path))) from error
         # torch's own words advise to load the file all the same, so they stay out of the message.
-        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote; {_AGAIN}") from error
+    except Exception as error:  # a damaged file raises what its bytes happen to say
+        raise CheckpointError(
+            f"{str(path)!r} is damaged or not a file that torch.save wrote: {error}; {_AGAIN}"
+        ) from error
     return _tensors_in(content, path)
 
 

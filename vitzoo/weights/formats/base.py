@@ -25,6 +25,7 @@ class Reading:
         unknown: {field of ViTConfig: what to do}, for what neither tells.
         model: the name of a variant whose settings the checkpoint names, or None.
         preprocess: what the images are expected to be, when the source says so.
+        labels: the names of the classes, by number; empty when the source names none.
         notes: what was done.
         assumed: what is to be said of `model` besides, when the caller named none.
     """
@@ -34,6 +35,7 @@ class Reading:
     unknown: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
     preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     assumed: tuple[Note, ...] = ()
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vitzoo.catalog import Found, find_model
 from vitzoo.config import ViTConfig
+from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.variants.table import Variant
 from vitzoo.weights.formats.base import Reading, Writing
@@ -66,6 +67,7 @@ class Timm:
             settings=settings,
             model=found.name,
             preprocess=Preprocess(**own) if own else None,
+            labels=labels_of(config.get("label_names", images.get("label_names"))),
             notes=notes,
             assumed=_as_trained(found, images.get("tag")),
         )

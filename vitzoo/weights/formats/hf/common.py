@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitzoo.config import ViTConfig
 from vitzoo.errors import CheckpointError
+from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Reading, Writing, eps_of, norm_of, square
 from vitzoo.weights.formats.infer import heads_or_unknown, infer
@@ -110,11 +111,13 @@ def reading(
         what = f"norm eps={eps:g} and the activation {inferred['mlp']}"
         notes = [*notes, Note(action="set", what=what, why="the family's own, for lack of a config.json")]
     norm = norm_of(config.get("layer_norm_eps", eps))
+    named = labels_of(config.get("id2label"))
     scale = {} if inferred["init_values"] is None else {"init_values": float(config.get("layerscale_value", 1e-5))}
     return Reading(
         state=state,
         settings={**inferred, **heads, **scale, "norm": norm, **settings},
         unknown=unknown,
+        labels=named if len(named) == inferred["num_classes"] else (),
         notes=tuple(notes),
     )
 
@@ -137,7 +140,7 @@ def preprocess_of(images: Mapping[str, Any] | None) -> Preprocess | None:
 def images_of(preprocess: Preprocess, config: ViTConfig, processor: str) -> dict[str, Any]:
     """Return preprocessor_config.json."""
     height, width = config.img_size
-    resized = [round(side / preprocess.crop_pct) for side in (height, width)]
+    resized = preprocess.resized((height, width))
     squash = preprocess.crop_mode == "squash" or height != width
     mean, std = preprocess.for_channels(config.in_chans)
     return {
