@@ -179,14 +179,14 @@ def shard_names(index: Path) -> list[str]:
     Raises:
         CheckpointError: the index is damaged, or a name in it is not that of a file beside it.
     """
-    names = set(_weight_map(index.parent).values())
+    names = list(_weight_map(index.parent).values())
     for name in names:
         # The index comes with the weights, so it may be anyone's: a name in it must not lead out of the directory.
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
             raise CheckpointError(
                 f"{INDEX_FILE} names the shard {name!r}; a shard is a .safetensors file in the same directory"
             )
-    return sorted(names)
+    return sorted(set(names))
 
 
 def _shards(folder: Path) -> list[Path]:
