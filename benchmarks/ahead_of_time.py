@@ -21,12 +21,18 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 from vitzoo_kernels.dense import launch
 
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
-# Bytes of shared memory that one program may have, by compute capability.
-SHARED_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+# Bytes of shared memory that one program may have, by compute capability; that of 8.0 also on 8.6 and 8.9.
+SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+TENSOR_CORE = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
+REGISTERS = 65536
+NARROW_LOAD = re.compile(r"(?:ld\.global|cp\.async)\S*\.[bu]16\s")
+# ptxas: asynchronous products that it makes wait for each other.
+SERIALIZED = re.compile(r"C7510|C7515|serializ")
 TYPES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -48,7 +54,8 @@ class Call:
         num_keys: N_k.
         num_heads: H.
         batch: B.
-        bias: whether a bias (H, N_q, N_k) is added, with its gradient.
+        bias: whether a bias (H, N_q, N_k) is added.
+        bias_grad: whether its gradient is asked for.
         key_mask: whether keys are masked.
         dropout: whether weights are dropped.
         packed_sequences: whether there are several sequences in one image.
@@ -61,6 +68,7 @@ class Call:
     num_heads: int = 3
     batch: int = 2
     bias: bool = False
+    bias_grad: bool = True
     key_mask: bool = False
     dropout: bool = False
     packed_sequences: bool = False
@@ -80,7 +88,13 @@ class Launch:
 
 
 def launches_of(call: Call, capability: int) -> list[Launch]:
-    """Return the launches of a call's forward and backward on such a GPU, in order."""
+    """Return the launches of a call's forward and backward on such a GPU, in order.
+
+    Raises:
+        RuntimeError: Triton's interpreter is on, which compiles nothing.
+    """
+    if not isinstance(launch.attention_forward_kernel, JITFunction):
+        raise RuntimeError("TRITON_INTERPRET=1 is set: the interpreter compiles nothing; unset it")
     shapes = [(call.batch, n, 3, call.num_heads, call.head_dim) for n in (call.num_queries, call.num_keys)]
     # Slices of a packed tensor, as in a ViT.
     q, k, v = (torch.empty(shapes[i > 0], dtype=call.dtype, device="meta").select(2, i) for i in range(3))
@@ -97,15 +111,17 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
         max_q=call.num_queries,
         max_k=call.num_keys,
     )
-    with _recorded(large=capability // 10 in (9, 10)) as records:
+    with _recorded(divmod(capability, 10)) as records:
         out, lse = launch.attention_forward(q, k, v, call.head_dim**-0.5, extras)
-        launch.attention_backward(out, lse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=call.bias)
+        launch.attention_backward(
+            out, lse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=call.bias and call.bias_grad
+        )
     return records
 
 
 @contextmanager
-def _recorded(*, large: bool) -> Iterator[list[Launch]]:
-    """Let the launcher record its launches."""
+def _recorded(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+    """Let the launcher record its launches for such a GPU."""
     records: list[Launch] = []
 
     class Recorder:
@@ -117,7 +133,7 @@ def _recorded(*, large: bool) -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(launch, "_check_device"),
-        mock.patch.object(launch, "_is_large", return_value=large),
+        mock.patch.object(launch, "_capability", return_value=capability),
     ):
         names = [name for name in vars(launch) if name.endswith("_kernel")]
         recorders = {name: Recorder(getattr(launch, name)) for name in names}
@@ -153,6 +169,53 @@ class Program:
             text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return int(re.findall(r"REG:(\d+)", text)[0]), sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", text)))
 
+    @property
+    def product(self) -> str:
+        """The widest instruction that multiplies matrices, or '-'."""
+        return next((name for name in ("tcgen05.mma", "wgmma.mma_async", "mma.sync") if name in self.ptx), "-")
+
+    @property
+    def narrow_loads(self) -> int:
+        """Loads of a single 16-bit element: none but of tiles too small for a thread to have more."""
+        return len(NARROW_LOAD.findall(self.ptx))
+
+    @cached_property
+    def serialized(self) -> int:
+        """How often the assembler says that asynchronous products had to run one after the other."""
+        if self.capability != 90:
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "kernel.ptx"
+            source.write_text(self.ptx)
+            # Triton 3.9 carries a second assembler, for Hopper and Blackwell.
+            second = BIN / "ptxas-blackwell"
+            command = [
+                second if second.exists() else BIN / "ptxas",
+                "-v",
+                "--gpu-name=sm_90a",
+                source,
+                "-o",
+                Path(folder) / "kernel.cubin",
+            ]
+            text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        return sum(bool(SERIALIZED.search(line)) for line in text.splitlines())
+
+    @cached_property
+    def problems(self) -> tuple[str, ...]:
+        """A sentence for every limit that the program breaks."""
+        registers, spilled = self.usage
+        warps, limit = self.launch.arguments["num_warps"], SHARED_LIMIT[self.capability]
+        found = []
+        if spilled:
+            found.append(f"spills {spilled} bytes of registers")
+        if registers * warps * 32 > REGISTERS:
+            found.append(f"{registers} registers x {warps} warps pass the {REGISTERS} of a multiprocessor")
+        if self.shared > limit:
+            found.append(f"{self.shared} bytes of shared memory pass the {limit} of sm_{self.capability}")
+        if self.serialized:
+            found.append(f"ptxas serializes {self.serialized} asynchronous products")
+        return tuple(found)
+
 
 def compiled(record: Launch, capability: int) -> Program:
     """Compile a launch for a compute capability such as 90, as Triton would at its first call."""
@@ -166,6 +229,8 @@ def compiled(record: Launch, capability: int) -> Program:
         if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and specialized):
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
+            # As Triton writes it down, so that its cache finds the program again.
+            attributes[i,] = []
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = TYPES[value.dtype]
             attributes[i,] = [["tt.divisibility", 16]]
@@ -182,24 +247,3 @@ def compiled(record: Launch, capability: int) -> Program:
             options={name: record.arguments[name] for name in OPTIONS},
         ),
     )
-
-
-def serialization_warnings(program: Program) -> list[str]:
-    """Return what the assembler says of tensor-core instructions that it had to run one after the other."""
-    if program.capability != 90:
-        return []
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(program.ptx)
-        # Triton 3.9 carries a second assembler, for Hopper and Blackwell.
-        ptxas = BIN / "ptxas-blackwell"
-        command = [
-            ptxas if ptxas.exists() else BIN / "ptxas",
-            "-v",
-            "--gpu-name=sm_90a",
-            source,
-            "-o",
-            Path(folder) / "kernel.cubin",
-        ]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return [line for line in text.splitlines() if re.search(r"C7510|C7515|serializ", line)]

@@ -5,14 +5,13 @@
 For each kernel, dtype, head dim and bucket of lengths: candidates are compiled ahead of time in processes of their own,
 those that break a limit (registers, spills, shared memory) are dropped, the rest is timed in turns, the best quarter is
 checked against float64 and timed again for longer. What ships stays unless it is beaten by more than 1 %. One file per
-compute capability and Triton minor version; a later run replaces the entries it has measured and keeps the others.
+compute capability and Triton minor version; a later run replaces the entries it has measured and keeps the others, such
+as those that `benchmarks.choose` wrote without timing.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import multiprocessing
 import statistics
 import sys
@@ -25,32 +24,32 @@ from typing import Any, TypeVar
 import torch
 import triton
 
-from benchmarks import codegen, kernels, machine, timing
+from benchmarks import kernels, machine, tables, timing
 from benchmarks.calls import draw_inputs, make_call
+from benchmarks.choose import why_not
 from benchmarks.correct import Judge
 from benchmarks.peers import OURS, Peer
 from benchmarks.shapes import HEADS, Shape
 
-FOLDER = Path(__file__).resolve().parent.parent / "kernels/vitzoo_kernels/dense/tuned"
+# The backward of one program a head is not here: its only rival is the other two together.
+TUNED = ("forward", "backward_kv", "backward_q")
 # What ships keeps its place against a rival that is no more than this share faster.
 MARGIN = 0.01
 BATCH = 128
 Config = TypeVar("Config")
 MACHINE = ("device", "driver", "cuda", "torch", "triton", "commit", "date")
-# What an entry is found by.
-KEY = ("kernel", "dtype", "head_dim", "max_tokens")
 
 
 def main() -> int:
     """Tune what the budget allows and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kernels", nargs="+", choices=kernels.TABLES, default=list(kernels.TABLES))
+    parser.add_argument("--kernels", nargs="+", choices=TUNED, default=list(TUNED))
     parser.add_argument("--dtypes", nargs="+", choices=kernels.DTYPES, default=["bf16"])
     parser.add_argument("--head-dims", nargs="+", type=int, choices=HEADS, default=list(HEADS))
     parser.add_argument("--budget-s", type=float, default=540, help="start no other entry after so many seconds")
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--commit", help="what is tuned, where this is no git checkout; -dirty at its end if so")
-    parser.add_argument("--out", type=Path, help=f"default: a file in {FOLDER.name}/, named for GPU and Triton")
+    parser.add_argument("--out", type=Path, help="default: the file that ships for this GPU and Triton")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print("tuning needs a CUDA GPU: there is none", file=sys.stderr)
@@ -58,7 +57,8 @@ def main() -> int:
     device = torch.device("cuda")
     described = machine.describe(device, commit=options.commit)
     capability = 10 * described["capability"][0] + described["capability"][1]
-    path = options.out or FOLDER / file_name(capability, triton.__version__)
+    path = options.out or tables.path_of(capability, triton.__version__)
+    measured_on = {name: described.get(name) for name in MACHINE}
     problems = [
         kernels.Problem(kernel, dtype, head_dim, longest)
         for dtype, head_dim, longest, kernel in product(
@@ -70,7 +70,7 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for problem, after in timing.within_budget(problems, options.budget_s):
             left = after
-            tried = kernels.candidates(problem)
+            tried = kernels.candidates(problem, capability)
             reasons = list(pool.map(why_not, repeat(problem), tried, repeat(capability)))
             fitting = [config for config, reason in zip(tried, reasons, strict=True) if reason is None]
             if not fitting:
@@ -79,23 +79,11 @@ def main() -> int:
             entry = tune(
                 problem, fitting, device, cache_bytes=described["cache_bytes"], pruned=len(tried) - len(fitting)
             )
-            write_table(path, described, [entry])
+            tables.write_entries(path, [{**entry, "measured_on": measured_on}])
             print(entry_line(entry), flush=True)
     for problem in left:
         print(f"not reached: {problem}")
     return 0
-
-
-def why_not(problem: kernels.Problem, config: Any, capability: int) -> str | None:
-    """Return why a configuration cannot ship, by what the compiler makes of it, or None."""
-    try:
-        launches = kernels.compiled(problem, config, capability)
-    except Exception as error:
-        return f"does not compile: {error}"
-    if not launches:
-        return f"the launcher does not use {problem.kernel} at {problem.tokens} tokens"
-    programs = [codegen.inspect(launch, capability, problem.dtype, problem.head_dim) for launch in launches]
-    return "; ".join(reason for program in programs for reason in program.problems) or None
 
 
 def tune(
@@ -143,18 +131,15 @@ def tune(
 
     launchable = [config for config in configs if launches(config)]
     winner, medians = search(launchable, times, right)
-    return {
-        "kernel": problem.kernel,
-        "dtype": problem.dtype,
-        "head_dim": problem.head_dim,
-        "max_tokens": problem.max_tokens,
-        "config": dataclasses.asdict(winner),
-        "timed_at": str(shape),
-        "median_us": round(medians[winner] * 1e6, 2),
-        "shipped_us": round(medians[launchable[0]] * 1e6, 2) if launchable[0] in medians else None,
-        "timed": len(launchable),
-        "pruned": pruned + len(configs) - len(launchable),
-    }
+    return tables.entry_of(
+        problem,
+        winner,
+        timed_at=f"{shape} {problem.dtype}",
+        median_us=round(medians[winner] * 1e6, 2),
+        shipped_us=round(medians[launchable[0]] * 1e6, 2) if launchable[0] in medians else None,
+        timed=len(launchable),
+        pruned=pruned + len(configs) - len(launchable),
+    )
 
 
 def search(
@@ -190,31 +175,11 @@ def search(
     return best, medians
 
 
-def file_name(capability: int, version: str) -> str:
-    """Return the name of the table for a compute capability (90 is 9.0) and a version of Triton."""
-    return f"sm{capability}-triton{'.'.join(version.split('.')[:2])}.json"
-
-
-def write_table(path: Path, described: dict[str, Any], entries: Sequence[dict[str, Any]]) -> None:
-    """Put entries into a table, sorted, one on each line; each says on what it was measured."""
-    before = json.loads(path.read_text())["entries"] if path.exists() else []
-    known = {tuple(entry[name] for name in KEY): entry for entry in before}
-    measured_on = {
-        name: described.get(name) for name in ("device", "driver", "cuda", "torch", "triton", "commit", "date")
-    }
-    for entry in entries:
-        known[tuple(entry[name] for name in KEY)] = {**entry, "measured_on": measured_on}
-    rows = ",\n".join(json.dumps(known[key]) for key in sorted(known))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{{"entries": [\n{rows}\n]}}\n')
-
-
 def entry_line(entry: dict[str, Any]) -> str:
     """Return an entry as it is printed."""
-    sizes = " ".join(f"{name}={value}" for name, value in entry["config"].items())
     return (
-        f"{entry['kernel']:12} {entry['dtype']} D={entry['head_dim']:<3} N<={entry['max_tokens']:<10} "
-        f"{entry['median_us']:9.1f} us (shipped {entry['shipped_us']}) {sizes}; {entry['timed']} timed, "
+        f"{entry['kernel']:12} {entry['products']:4} D={entry['head_dim']:<3} N<={entry['max_tokens']:<10} "
+        f"{entry['median_us']:9.1f} us (shipped {entry['shipped_us']}) {entry['tiles']}; {entry['timed']} timed, "
         f"{entry['pruned']} pruned"
     )
 

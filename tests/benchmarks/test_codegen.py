@@ -2,76 +2,77 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from benchmarks import codegen, kernels, tune
+from benchmarks import ahead_of_time, choose, codegen, kernels, tables, tune
 
 compiles = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET unset: the interpreter does not compile"
 )
-FACTS = {
-    "registers": 128,
-    "spill_bytes": 0,
-    "shared_bytes": 99 * 1024,
-    "instruction": "mma.sync",
-    "narrow_loads": 0,
-    "serialized": 0,
-}
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    ("usage", "shared", "warps", "problem"),
     [
-        ({}, None),
-        ({"spill_bytes": 8}, "spills 8 bytes of registers"),
-        ({"registers": 255, "num_warps": 16}, "255 registers x 16 warps pass the 65536 of a multiprocessor"),
-        ({"shared_bytes": 99 * 1024 + 1}, "101377 bytes of shared memory pass the 101376 of sm_120"),
-        ({"instruction": "-"}, "multiplies with -, not with mma.sync"),
-        ({"narrow_loads": 3}, "3 loads of a single 16-bit element"),
-        ({"serialized": 2}, "ptxas serializes 2 asynchronous products"),
+        ((128, 0), 99 * 1024, 8, None),
+        ((255, 8), 0, 8, "spills 8 bytes of registers"),
+        ((255, 0), 0, 16, "255 registers x 16 warps pass the 65536 of a multiprocessor"),
+        ((128, 0), 99 * 1024 + 1, 8, "101377 bytes of shared memory pass the 101376 of sm_120"),
     ],
 )
-def test_each_limit_is_named_when_it_is_broken(changes, problem):
-    warps = changes.pop("num_warps", 8)
-    found = list(codegen.broken_limits(FACTS | changes, 120, num_warps=warps, needs_tensor_cores=True))
-    assert found == ([] if problem is None else [problem])
+def test_each_limit_is_named_when_it_is_broken(usage, shared, warps, problem):
+    compiled = SimpleNamespace(asm={"ptx": ""}, metadata=SimpleNamespace(shared=shared))
+    launch = ahead_of_time.Launch(None, {"num_warps": warps})
+    program = ahead_of_time.Program(launch, 120, compiled)
+    vars(program)["usage"] = usage
+    assert program.problems == (() if problem is None else (problem,))
 
 
 def test_narrow_loads_and_serialized_products_are_seen():
     ptx = "ld.global.b16 {x};\nld.global.L1::evict_first.v4.b32 {y};\ncp.async.cg.shared.global [a], [b], 0x10;\n"
-    assert len(codegen.NARROW_LOAD.findall(ptx)) == 1
-    assert codegen.SERIALIZED.search(
-        "ptxas info : (C7515) Potential Performance Loss: wgmma.mma_async are serialized due to"
-    )
+    assert len(ahead_of_time.NARROW_LOAD.findall(ptx)) == 1
+    said = "ptxas info : (C7515) Potential Performance Loss: wgmma.mma_async are serialized due to"
+    assert ahead_of_time.SERIALIZED.search(said)
 
 
 @compiles
-def test_a_launch_is_compiled_as_the_launcher_asks_and_nothing_stays_patched(monkeypatch, capsys):
-    before = kernels.JITFunction.run, kernels.launch._check_device
-    programs = codegen.compile_job((90, "bf16", 64, [197, 197]))
-    assert programs[0].kernel == "attention_forward_kernel"
-    assert len({p.kernel for p in programs}) == len(programs) > 1  # the second 197 compiles nothing new
-    forward = programs[0]
-    assert forward.instruction == "wgmma.mma_async"
-    assert 32 < forward.registers <= 255
-    assert forward.problems == ()
-    assert "BLOCK_M=" in forward.config
-    assert (kernels.JITFunction.run, kernels.launch._check_device) == before
-    assert capsys.readouterr().out == ""
+def test_what_ships_is_compiled_as_the_launcher_asks_and_nothing_stays_patched():
+    rows = codegen.compile_job((90, "plain", "bf16", 64, [197, 197]))
+    assert [row.name.split()[1] for row in rows] == ["attention_forward_kernel", "attention_backward_whole_kernel"]
+    assert all("wgmma.mma_async" in row.line and row.problems == () for row in rows)
+    assert "BLOCK_M=64" in rows[0].line
     with pytest.raises(ValueError, match="attention got tensors on cpu"):
         kernels.attention(*torch.zeros(1, 5, 3, 1, 64).unbind(2))
 
 
 @compiles
-def test_a_configuration_that_spills_is_dropped_before_it_is_timed():
-    problem = kernels.Problem("forward", "bf16", 128, 272)
-    shipped = kernels.candidates(problem)[0]
+def test_tiles_that_spill_are_dropped_before_they_are_timed():
+    problem = kernels.Problem("forward", "bf16", 128, 768)
+    shipped = kernels.candidates(problem, 90)[0]
     large = kernels.TileConfig(block_m=128, block_n=64, num_warps=4, num_stages=1)
-    assert tune.why_not(problem, shipped, 90) is None
-    assert "spills" in tune.why_not(problem, large, 90)
-    assert kernels.candidates(problem)[0] == shipped
+    assert choose.why_not(problem, shipped, 90) is None
+    assert "spills" in choose.why_not(problem, large, 90)
+    with kernels.configured(problem, large):
+        assert kernels.shipped(problem, 90) == large
+    assert kernels.shipped(problem, 90) == shipped
+
+
+def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_more(monkeypatch):
+    monkeypatch.setattr(
+        choose, "why_not", lambda problem, tiles, capability: "spills" if tiles.num_warps == 4 else None
+    )
+    _, (entry,), said = choose.choose(90, "forward", "plain", "16", 64)
+    assert entry["tiles"] == [64, 64, 8, 2]
+    assert "after 2 others" in said
+    monkeypatch.setattr(choose, "why_not", lambda problem, tiles, capability: "spills" if tiles.block_n > 128 else None)
+    _, entries, _ = choose.choose(90, "backward_whole", "plain", "16", 64)
+    assert [(entry["max_tokens"], entry["tiles"]) for entry in entries] == [
+        (64, [32, 64, 4, 1]),
+        (128, [32, 128, 4, 1]),
+    ]
 
 
 def test_the_search_keeps_what_ships_unless_it_is_beaten_and_never_takes_what_is_wrong():
@@ -94,23 +95,23 @@ def test_the_search_keeps_what_ships_unless_it_is_beaten_and_never_takes_what_is
         tune.search([], times, lambda config: True)
 
 
-def test_a_table_is_sorted_and_keeps_the_entries_that_were_not_measured_again(tmp_path):
-    path = tmp_path / "data" / tune.file_name(90, "3.6.0+git1")
+def test_a_table_is_sorted_and_keeps_what_was_timed(tmp_path):
+    path = tmp_path / "data" / tables.path_of(90, "3.6.0+git1").name
     assert path.name == "sm90-triton3.6.json"
-    machine = dict.fromkeys(tune.MACHINE, "first")
 
-    def entry(head_dim, median_us):
-        return {"kernel": "forward", "dtype": "bf16", "head_dim": head_dim, "max_tokens": 64, "median_us": median_us}
+    def entry(head_dim, warps, **measured):
+        problem = kernels.Problem("forward", "bf16", head_dim, 64)
+        return tables.entry_of(problem, kernels.TileConfig(64, 64, warps, 1), **measured)
 
-    tune.write_table(path, machine, [entry(128, 2.0), entry(64, 1.0)])
-    tune.write_table(path, dict.fromkeys(tune.MACHINE, "second"), [entry(128, 1.5)])
-    lines = path.read_text().splitlines()
-    assert len(lines) == 4
-    entries = json.loads(path.read_text())["entries"]
-    assert [(e["head_dim"], e["median_us"], e["measured_on"]["commit"]) for e in entries] == [
-        (64, 1.0, "first"),
-        (128, 1.5, "second"),
-    ]
+    tables.write_entries(path, [entry(128, 1), entry(64, 1)])
+    tables.write_entries(path, [entry(128, 2, measured_on={"device": "a GPU"}), entry(80, 1)])
+    tables.write_entries(path, [entry(128, 4), entry(80, 4)])
+    assert len(path.read_text().splitlines()) == 5
+    found = [(e["head_dim"], e["tiles"][2]) for e in json.loads(path.read_text())["entries"]]
+    assert found == [(64, 1), (80, 4), (128, 2)]
+    tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 80, 64).key)
+    tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 128, 64).key)
+    assert [e["head_dim"] for e in json.loads(path.read_text())["entries"]] == [64, 128]
 
 
 def test_tuning_without_a_gpu_says_so(monkeypatch, capsys):

@@ -41,16 +41,11 @@ def tiles_for_the_interpreter(request: pytest.FixtureRequest, monkeypatch: pytes
     """
     if os.environ.get("TRITON_INTERPRET") != "1" or request.node.get_closest_marker("shipped_tiles"):
         return
-    for name in (
-        "FORWARD",
-        "FORWARD_RAGGED",
-        "FORWARD_RICH",
-        "BACKWARD_Q",
-        "BACKWARD_Q_RICH",
-        "BACKWARD_KV",
-        "BACKWARD_KV_RICH",
-        "BACKWARD_BIAS",
-    ):
-        table = getattr(configs, name)
-        larger = {key: configs.TileConfig(32, 32, 4, 1) for key in table if key[0] == 4}
-        monkeypatch.setattr(configs, name, table | larger)
+    find = configs.find
+
+    def larger(capability, version, key, num_keys):
+        if key.products == "16" or key.kernel == "backward_whole":
+            return find(capability, version, key, num_keys)
+        return configs.TileConfig(32, 32, 4, 1)
+
+    monkeypatch.setattr(configs, "find", larger)

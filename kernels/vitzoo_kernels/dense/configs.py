@@ -1,13 +1,27 @@
-"""Tile sizes of the dense kernels, as data.
+"""Which tiles a kernel gets. The sizes are data: a file in table/ for each generation of GPU and version of Triton.
 
-None of them has been timed. They were chosen so that every kernel compiles, for strides that 8 divides, for compute
-capability 8.0, 9.0, 10.0 and 12.0 without spilling a register (Triton 3.9) and, unless marked large, within 99 KB of
-shared memory, the smallest limit among them.
-
-Keys are (bytes of one input element, head dim rounded up to 16).
+An entry stands for every head dim that rounds up to its own multiple of 16, and for up to `max_tokens` keys. Entries
+that were timed say on what; the others were chosen for what the compiler makes of them: the first of a list that
+spills no register, waits for no product and fits into shared memory.
 """
 
+import functools
+import json
+import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KERNELS = ("forward", "backward_q", "backward_kv", "backward_whole", "backward_bias")
+# How products are made: of 16-bit factors, of float32 ones cut to TF32, or exactly.
+PRODUCTS = ("16", "tf32", "ieee")
+# What a program has to hold for each score: nothing, a mask, a bias or dropout, or the ends of a packed sequence.
+FEATURES = ("plain", "masked", "rich", "ragged")
+HEAD_DIMS = tuple(range(16, 129, 16))
+# Compute capabilities that have a file; others of the same major number use it too, and unknown ones the first.
+ARCHITECTURES = (80, 90, 100, 120)
+FOLDER = Path(__file__).parent / "table"
+UNBOUNDED = 2**31
 
 
 @dataclass(frozen=True)
@@ -19,129 +33,89 @@ class TileConfig:
         block_n: rows of keys.
         num_warps: warps of a program.
         num_stages: stages of the load pipeline.
-        large: whether it is for compute capability 9.x and 10.x alone, where a program has more than 99 KB of shared
-            memory and tensor cores read from there; elsewhere it would spill.
     """
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
-    large: bool = False
 
 
-FORWARD = {
-    (2, 16): TileConfig(64, 64, 4, 2),
-    (2, 32): TileConfig(64, 64, 4, 2),
-    (2, 48): TileConfig(64, 64, 4, 2),
-    (2, 64): TileConfig(64, 64, 4, 2),
-    (2, 80): TileConfig(64, 64, 4, 2),
-    (2, 96): TileConfig(64, 64, 4, 2),
-    (2, 112): TileConfig(64, 32, 8, 2),
-    (2, 128): TileConfig(64, 64, 8, 2),
-    (4, 16): TileConfig(16, 16, 8, 1),
-    (4, 32): TileConfig(16, 16, 8, 1),
-    (4, 48): TileConfig(16, 16, 8, 1),
-    (4, 64): TileConfig(16, 16, 8, 1),
-    (4, 80): TileConfig(16, 16, 8, 1),
-    (4, 96): TileConfig(16, 16, 8, 1),
-    (4, 112): TileConfig(16, 16, 8, 1),
-    (4, 128): TileConfig(16, 16, 8, 1),
-}
-BACKWARD_Q = {
-    (2, 16): TileConfig(64, 64, 4, 2),
-    (2, 32): TileConfig(64, 64, 4, 2),
-    (2, 48): TileConfig(64, 64, 4, 2),
-    (2, 64): TileConfig(64, 64, 4, 2),
-    (2, 80): TileConfig(64, 32, 4, 1),
-    (2, 96): TileConfig(64, 32, 4, 1),
-    (2, 112): TileConfig(64, 32, 8, 1),
-    (2, 128): TileConfig(64, 32, 8, 1),
-    (4, 16): TileConfig(16, 16, 8, 1),
-    (4, 32): TileConfig(16, 16, 8, 1),
-    (4, 48): TileConfig(16, 16, 8, 1),
-    (4, 64): TileConfig(16, 16, 8, 1),
-    (4, 80): TileConfig(16, 16, 8, 1),
-    (4, 96): TileConfig(16, 16, 8, 1),
-    (4, 112): TileConfig(16, 16, 8, 1),
-    (4, 128): TileConfig(16, 16, 8, 1),
-}
-BACKWARD_KV = {
-    (2, 16): TileConfig(64, 64, 4, 2),
-    (2, 32): TileConfig(64, 64, 4, 2),
-    (2, 48): TileConfig(32, 64, 4, 2),
-    (2, 64): TileConfig(32, 64, 4, 2),
-    (2, 80): TileConfig(32, 64, 8, 1),
-    (2, 96): TileConfig(32, 64, 8, 1),
-    (2, 112): TileConfig(32, 64, 8, 1),
-    (2, 128): TileConfig(32, 64, 8, 1),
-    (4, 16): TileConfig(16, 16, 8, 1),
-    (4, 32): TileConfig(16, 16, 8, 1),
-    (4, 48): TileConfig(16, 16, 8, 1),
-    (4, 64): TileConfig(16, 16, 8, 1),
-    (4, 80): TileConfig(16, 16, 8, 1),
-    (4, 96): TileConfig(16, 16, 8, 1),
-    (4, 112): TileConfig(16, 16, 8, 1),
-    (4, 128): TileConfig(16, 16, 8, 1),
-}
-# The backward of one program a head, by the keys it holds (block_n), the fewest first; for more keys it is split.
-BACKWARD_WHOLE = {
-    (2, 16): (TileConfig(32, 64, 4, 1), TileConfig(32, 128, 4, 1), TileConfig(32, 256, 8, 1, large=True)),
-    (2, 32): (TileConfig(32, 64, 4, 1), TileConfig(32, 128, 8, 1), TileConfig(32, 256, 8, 1, large=True)),
-    (2, 48): (TileConfig(32, 64, 4, 1), TileConfig(32, 128, 8, 1)),
-    (2, 64): (
-        TileConfig(32, 64, 4, 1),
-        TileConfig(32, 128, 8, 1),
-        TileConfig(32, 256, 8, 1, large=True),
-        TileConfig(16, 272, 8, 1, large=True),
-    ),
-    (2, 80): (TileConfig(32, 64, 4, 1),),
-}
-# With a bias or dropout there is more to hold for each score.
-FORWARD_RICH = {
-    (size, dim): TileConfig(32, 32, 8, 1) if size == 2 else TileConfig(16, 16, 8, 1)
-    for size in (2, 4)
-    for dim in range(16, 129, 16)
-}
-BACKWARD_Q_RICH = {
-    (size, dim): TileConfig(64, 32, 8, 1) if size == 2 else TileConfig(16, 16, 8, 1)
-    for size in (2, 4)
-    for dim in range(16, 129, 16)
-}
-BACKWARD_KV_RICH = {
-    (size, dim): TileConfig(32, 64, 8, 1) if size == 2 else TileConfig(16, 16, 8, 1)
-    for size in (2, 4)
-    for dim in range(16, 129, 16)
-}
-BACKWARD_WHOLE_RICH = {
-    (2, 16): (TileConfig(32, 64, 4, 1),),
-    (2, 32): (TileConfig(32, 64, 4, 1),),
-    (2, 48): (TileConfig(32, 64, 4, 1),),
-    (2, 64): (TileConfig(32, 64, 8, 1),),
-}
-# Packed sequences have loops over both full tiles and tails, which cost registers; their backward has the rich tiles.
-FORWARD_RAGGED = {
-    (size, dim): TileConfig(64, 64 if dim <= 64 else 32, 8, 1) if size == 2 else TileConfig(16, 16, 8, 1)
-    for size in (2, 4)
-    for dim in range(16, 129, 16)
-}
-# What spills or does not fit without the instructions of 9.x and 10.x, on 8.x and 12.x alone.
-SMALL = {
-    "BACKWARD_Q": {(2, 112): TileConfig(32, 32, 8, 1), (2, 128): TileConfig(32, 32, 8, 1)},
-    "BACKWARD_KV": {
-        (2, 80): TileConfig(16, 64, 8, 1),
-        (2, 96): TileConfig(16, 64, 8, 1),
-        (2, 112): TileConfig(16, 32, 8, 1),
-        (2, 128): TileConfig(16, 32, 8, 1),
-    },
-}
-BACKWARD_BIAS = {
-    (size, dim): TileConfig(32, 32, 8, 1) if size == 2 else TileConfig(16, 16, 4, 1)
-    for size in (2, 4)
-    for dim in range(16, 129, 16)
-}
+@dataclass(frozen=True, order=True)
+class Key:
+    """What decides the tiles, beside the GPU and the number of keys.
+
+    Args:
+        kernel: one of `KERNELS`.
+        features: one of `FEATURES`.
+        products: one of `PRODUCTS`.
+        head_dim: D, rounded up to a multiple of 16.
+    """
+
+    kernel: str
+    features: str
+    products: str
+    head_dim: int
+
+
 DROPOUT_MASK = TileConfig(32, 64, 4, 1)
 # Heads that a program of the forward kernel does one after the other, when it holds all their queries.
 HEADS_PER_PROGRAM = 4
 # The bias's gradient has about this many programs, however few matrices there are.
 BIAS_PROGRAMS = 1024
+
+
+def find(capability: tuple[int, int], triton_version: str, key: Key, num_keys: int) -> TileConfig | None:
+    """Return the tiles for so many keys, or None where the table has none for that many.
+
+    Args:
+        capability: (major, minor) of the GPU.
+        triton_version: such as '3.9.0'.
+        key: which launch.
+        num_keys: N_k, of the longest sequence.
+    """
+    for max_tokens, tiles in _table(architecture(capability), minor_of(triton_version)).get(key, ()):
+        if num_keys <= max_tokens:
+            return tiles
+    return None
+
+
+def architecture(capability: tuple[int, int]) -> int:
+    """Return which of `ARCHITECTURES` stands for a GPU."""
+    return next((known for known in ARCHITECTURES if known // 10 == capability[0]), ARCHITECTURES[0])
+
+
+def minor_of(triton_version: str) -> tuple[int, int]:
+    """Return (3, 9) for '3.9.0+git'."""
+    major, minor = re.findall(r"\d+", triton_version)[:2]
+    return int(major), int(minor)
+
+
+def file_name(arch: int, minor: tuple[int, int]) -> str:
+    """Return the name of a table's file."""
+    return f"sm{arch}-triton{minor[0]}.{minor[1]}.json"
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a table's file."""
+    entries: list[dict[str, Any]] = json.loads(path.read_text())["entries"]
+    return entries
+
+
+def key_of(entry: dict[str, Any]) -> Key:
+    """Return what an entry is for."""
+    return Key(*(entry[name] for name in ("kernel", "features", "products", "head_dim")))
+
+
+@functools.cache
+def _table(arch: int, minor: tuple[int, int]) -> dict[Key, list[tuple[int, TileConfig]]]:
+    """Return {key: [(max_tokens, tiles), ...]}, the fewest tokens first, of the nearest version that has a file."""
+    known = [tuple(map(int, re.findall(r"\d+", path.stem)[1:3])) for path in FOLDER.glob(f"sm{arch}-triton*.json")]
+    older = [version for version in known if version <= minor]
+    nearest = max(older) if older else min(known)
+    table: dict[Key, list[tuple[int, TileConfig]]] = {}
+    for entry in read_entries(FOLDER / file_name(arch, (nearest[0], nearest[1]))):
+        table.setdefault(key_of(entry), []).append((entry["max_tokens"], TileConfig(*entry["tiles"])))
+    for rows in table.values():
+        rows.sort(key=lambda row: row[0])
+    return table

@@ -71,9 +71,13 @@ class Extras:
         return {f"bias_stride_{axis}": stride for axis, stride in zip("bhmn", strides, strict=True)}
 
     @property
-    def rich(self) -> bool:
-        """Whether there is more to hold for each score."""
-        return self.bias is not None or self.dropout_p > 0
+    def features(self) -> str:
+        """What there is to hold for each score, one of `configs.FEATURES`."""
+        if self.bias is not None or self.dropout_p > 0:
+            return "rich"
+        if self.cu_q is not None:
+            return "ragged"
+        return "plain" if self.key_mask is None else "masked"
 
     @property
     def dropout(self) -> dict[str, int | float]:
@@ -94,7 +98,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Ext
     lse = torch.empty((batch, num_heads, total_queries), dtype=torch.float32, device=q.device)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
-    tiles = _tiles("FORWARD_RICH" if extras.rich else "FORWARD_RAGGED" if ragged else "FORWARD", q)
+    tiles = _tiles("forward", q, extras, num_keys)
     tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
     one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
     per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
@@ -171,7 +175,8 @@ def attention_backward(
     dlse = None if dlse is None else dlse.contiguous()
     if into is None:
         into = (_empty_like(q), _empty_like(k), _empty_like(v))
-    whole = None if extras.cu_q is not None or bias_grad else _whole_config(q, k, extras.rich)
+    # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
+    whole = None if extras.cu_q is not None or bias_grad else _find_tiles("backward_whole", q, extras, k.shape[1])
     with _on(q.device):
         if whole is not None:
             _backward_whole(whole, dout, dlse, q, k, v, out, lse, scale, extras, into)
@@ -283,7 +288,7 @@ def _backward_split(
         **extras.dropout,
         **_shared(head_dim, scale, unit),
     }
-    tiles = _tiles("BACKWARD_Q_RICH" if extras.rich or ragged else "BACKWARD_Q", q)
+    tiles = _tiles("backward_q", q, extras, num_keys)
     attention_backward_q_kernel[(batch_heads * triton.cdiv(num_queries, tiles.block_m),)](
         **shared,
         out_ptr=out,
@@ -296,7 +301,7 @@ def _backward_split(
         TAIL_N=16 if ragged else _tail(num_keys, tiles.block_n),
         **_options(tiles),
     )
-    tiles = _tiles("BACKWARD_KV_RICH" if extras.rich or ragged else "BACKWARD_KV", q)
+    tiles = _tiles("backward_kv", q, extras, num_keys)
     attention_backward_kv_kernel[(batch_heads * triton.cdiv(num_keys, tiles.block_n),)](
         **shared,
         dk_ptr=into[1],
@@ -325,7 +330,7 @@ def _backward_bias(
     num_keys = k.shape[1]
     images, heads = ((1,) * (4 - extras.bias.ndim) + tuple(extras.bias.shape))[:2]
     shared = batch * num_heads // (images * heads)
-    tiles = _tiles("BACKWARD_BIAS", q)
+    tiles = _tiles("backward_bias", q, extras, num_keys)
     num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
     # From the shape alone, so that the order of the sum is the same on every GPU.
     shares = min(shared, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
@@ -369,27 +374,24 @@ def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
     return (extras.cu_q.numel() - 1) * q.shape[2], extras.max_q, extras.max_k
 
 
-def _tiles(table: str, q: Tensor) -> configs.TileConfig:
-    """Return the tiles of a table of `configs` for inputs like `q`."""
-    key = (q.element_size(), _dim(q.shape[-1]))
-    small = {} if _is_large(q.device) else configs.SMALL.get(table, {})
-    tiles: configs.TileConfig = small[key] if key in small else getattr(configs, table)[key]
+def _tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig:
+    """Return the tiles of a kernel that runs any number of keys."""
+    tiles = _find_tiles(kernel, q, extras, num_keys)
+    assert tiles is not None, f"the table has no {kernel} for D = {q.shape[-1]}"
     return tiles
 
 
-def _whole_config(q: Tensor, k: Tensor, rich: bool) -> configs.TileConfig | None:
-    """Return the tiles with which one program does a whole head, or None when there are too many keys for that."""
-    table = configs.BACKWARD_WHOLE_RICH if rich else configs.BACKWARD_WHOLE
-    for tiles in table.get((q.element_size(), _dim(q.shape[-1])), ()):
-        if tiles.block_n >= k.shape[1]:
-            return tiles if not tiles.large or _is_large(q.device) else None
-    return None
+def _find_tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig | None:
+    """Return the tiles of a kernel for inputs like `q`, or None where it does not run so many keys."""
+    products = _precision() if q.dtype == torch.float32 else "16"
+    key = configs.Key(kernel, extras.features, products, _dim(q.shape[-1]))
+    return configs.find(_capability(q.device), triton.__version__, key, num_keys)
 
 
 @functools.cache
-def _is_large(device: torch.device) -> bool:
-    """Return whether a program has room for the tiles marked large; the interpreter has, so that they are tested."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] in (9, 10)
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Return the GPU's compute capability; the interpreter has the tiles of Hopper, so that those are tested."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def _tail(num_rows: int, block: int) -> int:

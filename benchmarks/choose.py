@@ -1,0 +1,129 @@
+"""Choose tile sizes by what the compiler makes of them, and write them as the data that vitzoo_kernels ships. No GPU.
+
+    python -m benchmarks.choose [--capability 90] [--kernels forward] [--dtypes bf16] [--features plain] [--missing]
+
+For each kernel, kind of product, feature and head dim the first of a list is taken that breaks no limit (registers,
+spills, shared memory, products that wait) at lengths with short and with long tails. Nothing is timed, so an entry that
+was timed is never replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from typing import Any
+
+import triton
+from vitzoo_kernels.dense import configs
+from vitzoo_kernels.dense.configs import TileConfig
+
+from benchmarks import tables
+from benchmarks.ahead_of_time import SHARED_LIMIT, compiled
+from benchmarks.kernels import Problem, launches
+
+DTYPE = {"16": "bf16", "tf32": "tf32", "ieee": "fp32"}
+# Lengths that leave 5 and 44 rows of tiles of 64.
+TOKENS = (197, 300)
+# Keys that one program of the whole backward may hold; more and it is split.
+WHOLE = (64, 128, 256, 272)
+# The first is the one that is hoped for: large enough for the widest instruction, small enough to waste little.
+CANDIDATES = {
+    "forward": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1)],
+    "backward_q": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 1), (64, 64, 8, 1), (64, 32, 8, 1)],
+    "backward_kv": [(64, 64, 4, 2), (64, 64, 4, 1), (32, 64, 4, 2), (32, 64, 4, 1), (32, 64, 8, 1), (16, 64, 8, 1)],
+    "backward_bias": [(64, 64, 8, 1), (32, 64, 8, 1)],
+}
+SMALLER = [(32, 32, 4, 1), (32, 32, 8, 1), (16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 4, 1), (16, 16, 8, 1)]
+# Without tensor cores a tile is what registers alone can multiply.
+EXACT = [(16, 16, 8, 1), (16, 16, 16, 1)]
+
+
+def main() -> int:
+    """Choose what is asked for and write the tables; 1 when something has no tiles."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--capability", nargs="+", type=int, choices=SHARED_LIMIT, default=list(SHARED_LIMIT))
+    parser.add_argument("--kernels", nargs="+", choices=configs.KERNELS, default=list(configs.KERNELS))
+    parser.add_argument("--products", nargs="+", choices=configs.PRODUCTS, default=list(configs.PRODUCTS))
+    parser.add_argument("--features", nargs="+", choices=configs.FEATURES, default=list(configs.FEATURES))
+    parser.add_argument("--head-dims", nargs="+", type=int, choices=configs.HEAD_DIMS, default=configs.HEAD_DIMS)
+    parser.add_argument("--missing", action="store_true", help="only what has no entry yet")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
+    options = parser.parse_args()
+    grid = product(options.capability, options.kernels, options.features, options.products, options.head_dims)
+    jobs = [job for job in grid if possible(*job[1:3]) and not (options.missing and has_entry(*job))]
+    lacking = 0
+    # Spawned, not forked: torch has threads by now.
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(choose, *job) for job in jobs]):
+            job, entries, said = done.result()
+            tables.write_entries(tables.path_of(job[0], triton.__version__), entries, drop=configs.Key(*job[1:]))
+            lacking += not entries and job[1] != "backward_whole"
+            print(*job, said, flush=True)
+    return 1 if lacking else 0
+
+
+def possible(kernel: str, features: str) -> bool:
+    """Return whether a kernel ever has these features."""
+    if kernel == "backward_bias":
+        return features == "rich"
+    return not (kernel == "backward_whole" and features == "ragged")
+
+
+def has_entry(capability: int, kernel: str, features: str, products: str, head_dim: int) -> bool:
+    """Return whether the table has an entry already."""
+    path = tables.path_of(capability, triton.__version__)
+    entries = configs.read_entries(path) if path.exists() else []
+    return configs.Key(kernel, features, products, head_dim) in map(configs.key_of, entries)
+
+
+def choose(
+    capability: int, kernel: str, features: str, products: str, head_dim: int
+) -> tuple[tuple[Any, ...], list[dict[str, Any]], str]:
+    """Return what was asked for, its entries, and what there is to say of them."""
+    started, found, refused = time.monotonic(), [], []
+    for max_tokens, tried in lists(kernel, products):
+        problem = Problem(kernel, DTYPE[products], head_dim, max_tokens, features)
+        for tiles in tried:
+            reason = why_not(problem, tiles, capability)
+            if reason is None:
+                found.append(tables.entry_of(problem, tiles))
+                break
+            refused.append(f"{tiles}: {reason}")
+        else:
+            # What holds fewer keys than these does not hold more.
+            break
+    chosen = " ".join(f"<={entry['max_tokens']}: {entry['tiles']}" for entry in found) or f"NONE {refused}"
+    said = f"{chosen} after {len(refused)} others, {time.monotonic() - started:.0f} s"
+    return (capability, kernel, features, products, head_dim), found, said
+
+
+def lists(kernel: str, products: str) -> Iterator[tuple[int, list[TileConfig]]]:
+    """Yield the most keys, and the tiles to try for as many, the hoped-for first."""
+    if kernel != "backward_whole":
+        sizes = EXACT if products == "ieee" else [*CANDIDATES[kernel], *SMALLER]
+        yield configs.UNBOUNDED, [TileConfig(*four) for four in sizes]
+    elif products == "16":
+        for keys in WHOLE:
+            yield keys, [TileConfig(rows, keys, warps, 1) for rows, warps in ((32, 4), (32, 8), (16, 8))]
+
+
+def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
+    """Return why tiles cannot ship, by what the compiler makes of them, or None."""
+    tokens = (problem.max_tokens,) if problem.kernel == "backward_whole" else TOKENS
+    for launch in launches(problem, tiles, capability, *tokens):
+        try:
+            program = compiled(launch, capability)
+        except Exception as error:  # Triton raises what its passes happen to say of tiles that they cannot place
+            return f"does not compile: {type(error).__name__}: {error}".splitlines()[0]
+        if program.problems:
+            return "; ".join(program.problems)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
