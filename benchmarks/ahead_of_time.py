@@ -23,9 +23,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 from vitzoo_kernels.dense import launch
+from vitzoo_kernels.dense.plans import Plans
 
-BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Bytes of shared memory that one program may have, by compute capability; that of 8.0 also on 8.6 and 8.9.
 SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 TENSOR_CORE = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma", 120: "mma.sync"}
@@ -134,6 +135,7 @@ def _recorded(capability: tuple[int, int]) -> Iterator[list[Launch]]:
     with (
         mock.patch.object(launch, "_check_device"),
         mock.patch.object(launch, "_capability", return_value=capability),
+        mock.patch.object(launch, "_plans", Plans()),
     ):
         names = [name for name in vars(launch) if name.endswith("_kernel")]
         recorders = {name: Recorder(getattr(launch, name)) for name in names}

@@ -15,8 +15,9 @@ import triton
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 from vitzoo_kernels import attention
-from vitzoo_kernels.dense import configs
+from vitzoo_kernels.dense import configs, launch
 from vitzoo_kernels.dense.configs import Key, TileConfig
+from vitzoo_kernels.dense.plans import Plans
 
 from benchmarks.ahead_of_time import Call, Launch, launches_of
 
@@ -104,7 +105,8 @@ def configured(problem: Problem, tiles: TileConfig) -> Iterator[None]:
             return tiles if asked == key else None
         return find(capability, version, asked, num_keys)
 
-    with mock.patch.object(configs, "find", other):
+    # Plans that were made with other tiles must not be found, nor these later.
+    with mock.patch.object(configs, "find", other), mock.patch.object(launch, "_plans", Plans()):
         yield
 
 

@@ -1,12 +1,16 @@
 """The attention functions that people call: they check their arguments once and hand them to the operators."""
 
-from typing import Any, Literal, overload
+import functools
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from vitzoo_kernels.dense import ops
 from vitzoo_kernels.dense.supported import DTYPES, HEAD_DIMS
+
+# Shape, strides, dtype and device of a tensor.
+Layout: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
 
 
 @overload
@@ -106,7 +110,7 @@ def attention(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, tensor, 4, "(B, N, H, D): split the channels with unflatten(-1, (H, D))")
     q, k, v = _autocast(q, k, v)
-    _check_layout(q, k, v)
+    _check(q, k, v)
     extras = _extras(
         q, k, bias, key_mask, dropout_p, dropout_seed, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
     )
@@ -147,7 +151,7 @@ def attention_qkvpacked(
         raise ValueError(f"qkv has shape {tuple(qkv.shape)}; attention takes (B, N, 3, H, D)")
     (qkv,) = _autocast(qkv)
     q, k, v = qkv.unbind(2)
-    _check_layout(q, k, v)
+    _check(q, k, v)
     extras = _extras(q, k, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
     out, lse = ops.packed_attention_forward(qkv, _scale(scale, qkv.shape[-1]), *extras)
     return (out, lse) if return_lse else out
@@ -236,10 +240,14 @@ def _check_tensor(name: str, tensor: Any, ndim: int, wanted: str) -> None:
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     device = tensors[0].device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) if device in ("cuda", "cpu") else _is_autocast(device):
         dtype = torch.get_autocast_dtype(device)
         return tuple(x.to(dtype) if _named(x.dtype) in DTYPES else x for x in tensors)
     return tensors
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _scale(scale: float | None, head_dim: int) -> float:
@@ -248,31 +256,39 @@ def _scale(scale: float | None, head_dim: int) -> float:
     return head_dim**-0.5 if scale is None else float(scale)
 
 
-def _check_layout(q: Tensor, k: Tensor, v: Tensor) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
+def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless the kernels take tensors like these."""
+    # Sizes may be symbols while tracing, which must not be remembered.
+    check = _check_layouts if ops.is_eager(q) else _check_layouts.__wrapped__
+    check(*((x.shape, x.stride(), x.dtype, x.device) for x in (q, k, v)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_layouts(q: Layout, k: Layout, v: Layout) -> None:
+    shapes = f"q {tuple(q[0])}, k {tuple(k[0])}, v {tuple(v[0])}"
+    if k[0] != v[0] or q[0][0] != k[0][0] or q[0][2:] != k[0][2:]:
         raise ValueError(
             f"shapes disagree: {shapes}; attention takes q (B, N_q, H, D) and k, v (B, N_k, H, D): "
             "expand k and v when queries share them"
         )
-    if q.numel() == 0 or k.numel() == 0:
+    if 0 in q[0] or 0 in k[0]:
         raise ValueError(f"a size is 0: {shapes}; attention needs at least one image, query, key and head")
-    if q.shape[-1] not in HEAD_DIMS:
+    if q[0][-1] not in HEAD_DIMS:
         raise ValueError(
-            f"head dim {q.shape[-1]} (supported: multiples of 8 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}); "
+            f"head dim {q[0][-1]} (supported: multiples of 8 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}); "
             "choose another number of heads, or use attention_reference"
         )
-    if not q.dtype == k.dtype == v.dtype or _named(q.dtype) not in DTYPES:
+    if not q[2] == k[2] == v[2] or _named(q[2]) not in DTYPES:
         raise ValueError(
-            f"dtypes q {_named(q.dtype)}, k {_named(k.dtype)}, v {_named(v.dtype)} "
+            f"dtypes q {_named(q[2])}, k {_named(k[2])}, v {_named(v[2])} "
             f"(supported: one of {', '.join(DTYPES)} for all three); cast them, or use attention_reference"
         )
-    if not q.device == k.device == v.device:
-        raise ValueError(f"devices disagree: q {q.device}, k {k.device}, v {v.device}; move them to one device")
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.stride(-1) != 1:
+    if not q[3] == k[3] == v[3]:
+        raise ValueError(f"devices disagree: q {q[3]}, k {k[3]}, v {v[3]}; move them to one device")
+    for name, (_, stride, *_) in (("q", q), ("k", k), ("v", v)):
+        if stride[-1] != 1:
             raise ValueError(
-                f"the last dimension of {name} has stride {tensor.stride(-1)} (supported: 1, with any strides before "
+                f"the last dimension of {name} has stride {stride[-1]} (supported: 1, with any strides before "
                 f"it); call {name}.contiguous() first"
             )
 

@@ -1,8 +1,8 @@
 """From checked tensors to kernel launches: what runs where, tiles, strides and grids."""
 
-import contextlib
 import functools
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
 from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
 from vitzoo_kernels.dense.dropout import dropout_mask_kernel
 from vitzoo_kernels.dense.forward import attention_forward_kernel
+from vitzoo_kernels.dense.plans import Plan, Plans, layout, run
 from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
 
 LOG2_E = 1.4426950408889634
@@ -48,18 +49,20 @@ class Extras:
     max_k: int = 0
 
     @property
-    def pointers(self) -> dict[str, Tensor | None]:
+    def tensors(self) -> dict[str, Tensor | None]:
         """The tensors, as the kernels take them."""
         return {
             "bias_ptr": self.bias,
             "key_mask_ptr": None if self.key_mask is None else self.key_mask.contiguous().view(torch.uint8),
             "seed_ptr": None if self.dropout_p == 0 else self.seed,
+            "cu_q_ptr": self.cu_q,
+            "cu_k_ptr": self.cu_k,
         }
 
     @property
-    def sequences(self) -> dict[str, Tensor | None]:
-        """The beginnings of packed sequences, as the kernels take them."""
-        return {"cu_q_ptr": self.cu_q, "cu_k_ptr": self.cu_k}
+    def numbers(self) -> tuple[float, int, int]:
+        """What is no tensor."""
+        return self.dropout_p, self.max_q, self.max_k
 
     @property
     def bias_strides(self) -> dict[str, int]:
@@ -86,53 +89,28 @@ class Extras:
         return {"threshold": threshold_of(self.dropout_p), "dropout_scale": 1 / keep if keep else 0.0}
 
 
+# For a call without any of it, which need not ask nine questions.
+PLAIN = Extras()
+PLAIN_TENSORS = PLAIN.tensors
+# Kernels that know neither packed sequences nor ever get them.
+NOT_RAGGED = ("cu_q_ptr", "cu_k_ptr")
+
+_plans = Plans()
+
+
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> tuple[Tensor, Tensor]:
     """Return out, (B, N_q, H, D), contiguous, dtype of `q`, and lse, (B, H, N_q), float32.
 
     Raises:
         ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
     """
-    _check_device(q)
-    batch, total_queries, num_heads, head_dim = q.shape
+    tensors = PLAIN_TENSORS if extras is PLAIN else extras.tensors
+    key = ("forward", *_key(q, k, v, scale, extras, tensors))
+    plans = _plans.find(key) or _plans.keep(key, _plan_forward(q, k, v, scale, extras))
+    batch, total_queries, num_heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty((batch, num_heads, total_queries), dtype=torch.float32, device=q.device)
-    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
-    ragged = extras.cu_q is not None
-    tiles = _tiles("forward", q, extras, num_keys)
-    tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
-    one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
-    per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
-    # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
-    num_tiles = num_queries // tiles.block_m + (tail_m > 0)
-    unit, strides = _strides(q=q, k=k, v=v)
-    with _on(q.device):
-        attention_forward_kernel[(triton.cdiv(batch_heads, per_program) * num_tiles,)](
-            q_ptr=q,
-            k_ptr=k,
-            v_ptr=v,
-            out_ptr=out,
-            lse_ptr=lse,
-            **extras.pointers,
-            **extras.sequences,
-            **strides,
-            **extras.bias_strides,
-            num_heads=num_heads,
-            batch_heads=batch_heads,
-            num_queries=num_queries,
-            num_keys=num_keys,
-            total_queries=total_queries,
-            scale_log2=_scale_log2(scale),
-            **extras.dropout,
-            **_shared(head_dim, scale, unit),
-            BLOCK_M=tiles.block_m,
-            BLOCK_N=tiles.block_n,
-            FULL_M=num_queries >= tiles.block_m and not ragged,
-            TAIL_M=tail_m,
-            FULL_N=num_keys >= tiles.block_n,
-            TAIL_N=16 if ragged else _tail(num_keys, tiles.block_n),
-            PER_PROGRAM=per_program,
-            **_options(tiles),
-        )
+    run(q.device, (plans[0], {"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "lse_ptr": lse, **tensors}))
     return out, lse
 
 
@@ -169,21 +147,33 @@ def attention_backward(
     Raises:
         ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
     """
-    _check_device(q)
     # The caller does not choose the strides of a gradient: that of out.sum() is one number expanded with stride 0.
     dout = dout if dout.stride(-1) == 1 else dout.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
     if into is None:
         into = (_empty_like(q), _empty_like(k), _empty_like(v))
-    # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
-    whole = None if extras.cu_q is not None or bias_grad else _find_tiles("backward_whole", q, extras, k.shape[1])
-    with _on(q.device):
-        if whole is not None:
-            _backward_whole(whole, dout, dlse, q, k, v, out, lse, scale, extras, into)
-            return *into, None
-        delta = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
-        _backward_split(delta, dout, dlse, q, k, v, out, lse, scale, extras, into)
-        return *into, _backward_bias(delta, dout, q, k, v, lse, scale, extras) if bias_grad else None
+    extra = PLAIN_TENSORS if extras is PLAIN else extras.tensors
+    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), bias_grad)
+    key = ("backward", *_key(q, k, v, scale, extras, extra), given)
+    plans = _plans.find(key) or _plans.keep(key, *_plan_backward(dout, q, k, v, scale, extras, into, bias_grad))
+
+    inputs = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "dout_ptr": dout, "lse_ptr": lse, **extra}
+    for_queries = {"out_ptr": out, "dlse_ptr": dlse, "dq_ptr": into[0]}
+    for_keys = {"dk_ptr": into[1], "dv_ptr": into[2]}
+    if len(plans) == 1:
+        whole = {**inputs, **for_queries, **for_keys}
+        run(q.device, (plans[0], {name: x for name, x in whole.items() if name not in NOT_RAGGED}))
+        return *into, None
+    # The kernel for queries fills delta, and the later ones read it.
+    inputs["delta_ptr"] = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
+    run(q.device, (plans[0], {**inputs, **for_queries}), (plans[1], {**inputs, **for_keys}))
+    if not bias_grad:
+        return *into, None
+    assert extras.bias is not None
+    partial = torch.empty(plans[2].holds, dtype=torch.float32, device=q.device)
+    dense = {name: x for name, x in inputs.items() if name not in NOT_RAGGED}
+    run(q.device, (plans[2], {**dense, "partial_ptr": partial}))
+    return *into, partial.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
 
 
 def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int]) -> Tensor:
@@ -192,17 +182,15 @@ def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int
     mask = torch.empty(shape, dtype=torch.uint8, device=seed.device)
     tiles = configs.DROPOUT_MASK
     grid = batch * num_heads * triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
-    with _on(seed.device):
-        dropout_mask_kernel[(grid,)](
-            seed_ptr=seed,
-            mask_ptr=mask,
-            num_queries=num_queries,
-            num_keys=num_keys,
-            threshold=threshold_of(dropout_p),
-            BLOCK_M=tiles.block_m,
-            BLOCK_N=tiles.block_n,
-            **_options(tiles),
-        )
+    arguments = {
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "threshold": threshold_of(dropout_p),
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        **_options(tiles),
+    }
+    run(seed.device, (Plan(dropout_mask_kernel, grid, arguments), {"seed_ptr": seed, "mask_ptr": mask}))
     return mask.view(torch.bool)
 
 
@@ -211,160 +199,140 @@ def threshold_of(dropout_p: float) -> int:
     return min(round(dropout_p * 2**31), 2**31 - 1)
 
 
-def _backward_whole(
-    tiles: configs.TileConfig,
-    dout: Tensor,
-    dlse: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    scale: float,
-    extras: Extras,
-    into: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    batch, num_queries, num_heads, head_dim = q.shape
-    unit, strides = _strides(q=q, k=k, v=v, dout=dout)
-    attention_backward_whole_kernel[(batch * num_heads,)](
-        q_ptr=q,
-        k_ptr=k,
-        v_ptr=v,
-        out_ptr=out,
-        dout_ptr=dout,
-        lse_ptr=lse,
-        dlse_ptr=dlse,
-        dq_ptr=into[0],
-        dk_ptr=into[1],
-        dv_ptr=into[2],
-        **extras.pointers,
+def _key(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras, tensors: dict[str, Tensor | None]
+) -> tuple[Hashable, ...]:
+    """Return all that a call's plans depend on."""
+    key = (q.device, layout(q), layout(k), layout(v), scale, _precision() if q.dtype == torch.float32 else "")
+    return key if extras is PLAIN else (*key, extras.numbers, *map(layout, tensors.values()))
+
+
+def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> Plan:
+    _check_device(q)
+    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
+    ragged = extras.cu_q is not None
+    tiles = _tiles("forward", q, extras, num_keys)
+    tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
+    one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
+    per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
+    # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
+    num_tiles = num_queries // tiles.block_m + (tail_m > 0)
+    unit, strides = _strides(q=q, k=k, v=v)
+    arguments = {
         **strides,
-        **_own_strides(dq=into[0], dkv=into[1]),
         **extras.bias_strides,
-        num_heads=num_heads,
-        num_queries=num_queries,
-        num_keys=k.shape[1],
-        scale=scale,
-        scale_log2=_scale_log2(scale),
+        "num_heads": q.shape[2],
+        "batch_heads": batch_heads,
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "total_queries": q.shape[1],
+        "scale_log2": _scale_log2(scale),
         **extras.dropout,
-        **_shared(head_dim, scale, unit),
-        KEYS=tiles.block_n,
-        BLOCK_M=tiles.block_m,
+        **_shared(q.shape[-1], scale, unit),
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        "FULL_M": num_queries >= tiles.block_m and not ragged,
+        "TAIL_M": tail_m,
+        "FULL_N": num_keys >= tiles.block_n,
+        "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
+        "PER_PROGRAM": per_program,
         **_options(tiles),
-    )
+    }
+    return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments)
 
 
-def _backward_split(
-    delta: Tensor,
+def _plan_backward(
     dout: Tensor,
-    dlse: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    out: Tensor,
-    lse: Tensor,
     scale: float,
     extras: Extras,
     into: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    head_dim = q.shape[-1]
+    bias_grad: bool,
+) -> tuple[Plan, ...]:
+    """Return one plan for the whole backward, or two, for queries and for keys, and a third for the bias."""
+    _check_device(q)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
     unit, strides = _strides(q=q, k=k, v=v, dout=dout)
     own_strides = _own_strides(dq=into[0], dkv=into[1])
-    inputs = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "dout_ptr": dout, "lse_ptr": lse, "delta_ptr": delta}
     shared = {
-        **inputs,
-        **extras.pointers,
-        **extras.sequences,
         **strides,
         **extras.bias_strides,
         "num_heads": q.shape[2],
         "num_queries": num_queries,
         "num_keys": num_keys,
-        "total_queries": q.shape[1],
-        "scale": scale,
         "scale_log2": _scale_log2(scale),
         **extras.dropout,
-        **_shared(head_dim, scale, unit),
+        **_shared(q.shape[-1], scale, unit),
     }
+    # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
+    whole = None if ragged or bias_grad else _find_tiles("backward_whole", q, extras, num_keys)
+    if whole is not None:
+        sizes = {"KEYS": whole.block_n, "BLOCK_M": whole.block_m, **_options(whole)}
+        arguments = {**shared, **own_strides, "scale": scale, **sizes}
+        return (Plan(attention_backward_whole_kernel, batch_heads, arguments),)
+    split = {**shared, "total_queries": q.shape[1], "scale": scale}
     tiles = _tiles("backward_q", q, extras, num_keys)
-    attention_backward_q_kernel[(batch_heads * triton.cdiv(num_queries, tiles.block_m),)](
-        **shared,
-        out_ptr=out,
-        dlse_ptr=dlse,
-        dq_ptr=into[0],
-        **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        FULL_N=num_keys >= tiles.block_n,
-        TAIL_N=16 if ragged else _tail(num_keys, tiles.block_n),
-        **_options(tiles),
+    for_queries = Plan(
+        attention_backward_q_kernel,
+        batch_heads * triton.cdiv(num_queries, tiles.block_m),
+        {
+            **split,
+            **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "FULL_N": num_keys >= tiles.block_n,
+            "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
+            **_options(tiles),
+        },
     )
     tiles = _tiles("backward_kv", q, extras, num_keys)
-    attention_backward_kv_kernel[(batch_heads * triton.cdiv(num_keys, tiles.block_n),)](
-        **shared,
-        dk_ptr=into[1],
-        dv_ptr=into[2],
-        **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        FULL_M=num_queries >= tiles.block_m,
-        TAIL_M=16 if ragged else _tail(num_queries, tiles.block_m),
-        **_options(tiles),
+    for_keys = Plan(
+        attention_backward_kv_kernel,
+        batch_heads * triton.cdiv(num_keys, tiles.block_n),
+        {
+            **split,
+            **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "FULL_M": num_queries >= tiles.block_m,
+            "TAIL_M": 16 if ragged else _tail(num_queries, tiles.block_m),
+            **_options(tiles),
+        },
     )
+    if not bias_grad:
+        return for_queries, for_keys
+    return for_queries, for_keys, _plan_bias(q, k, extras, shared)
 
 
-def _backward_bias(
-    delta: Tensor,
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    lse: Tensor,
-    scale: float,
-    extras: Extras,
-) -> Tensor:
+def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> Plan:
+    """Return the plan of the bias's gradient; it holds the shape of the partial sums."""
     assert extras.bias is not None
-    batch, num_queries, num_heads, head_dim = q.shape
+    batch, num_queries, num_heads, _ = q.shape
     num_keys = k.shape[1]
     images, heads = ((1,) * (4 - extras.bias.ndim) + tuple(extras.bias.shape))[:2]
-    shared = batch * num_heads // (images * heads)
+    same = batch * num_heads // (images * heads)
     tiles = _tiles("backward_bias", q, extras, num_keys)
     num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
     # From the shape alone, so that the order of the sum is the same on every GPU.
-    shares = min(shared, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
-    per_share = triton.cdiv(shared, shares)
-    shares = triton.cdiv(shared, per_share)
-    partial = torch.empty((shares, images, heads, num_queries, num_keys), dtype=torch.float32, device=q.device)
-    unit, strides = _strides(q=q, k=k, v=v, dout=dout)
-    attention_backward_bias_kernel[(shares * images * heads * num_tiles,)](
-        q_ptr=q,
-        k_ptr=k,
-        v_ptr=v,
-        dout_ptr=dout,
-        lse_ptr=lse,
-        delta_ptr=delta,
-        partial_ptr=partial,
-        **extras.pointers,
-        **strides,
-        **extras.bias_strides,
-        num_heads=num_heads,
-        num_queries=num_queries,
-        num_keys=num_keys,
-        shared_heads=num_heads // heads,
-        shared=shared,
-        per_share=per_share,
-        bias_images=images,
-        bias_heads=heads,
-        scale_log2=_scale_log2(scale),
-        **extras.dropout,
-        **_shared(head_dim, scale, unit),
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
+    shares = min(same, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
+    per_share = triton.cdiv(same, shares)
+    shares = triton.cdiv(same, per_share)
+    arguments = {
+        **shared,
+        "shared_heads": num_heads // heads,
+        "shared": same,
+        "per_share": per_share,
+        "bias_images": images,
+        "bias_heads": heads,
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
         **_options(tiles),
-    )
-    return partial.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
+    }
+    partial = (shares, images, heads, num_queries, num_keys)
+    return Plan(attention_backward_bias_kernel, shares * images * heads * num_tiles, arguments, holds=partial)
 
 
 def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
@@ -450,11 +418,6 @@ def _own_strides(**tensors: Tensor) -> dict[str, int]:
 def _precision() -> str:
     """Return how float32 products are rounded, by the rule that torch's own products follow."""
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[object]:
-    # Triton launches on the current device, whatever the tensors say.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _check_device(q: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _EXTRAS = (
     "Tensor? bias=None, Tensor? key_mask=None, float dropout_p=0.0, Tensor? seed=None,"
@@ -38,17 +39,23 @@ torch.library.define(
 
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
     """Return out, (B, N_q, H, D), and lse, (B, H, N_q), for arguments that `api` has checked."""
-    call = _Attention.apply if _is_eager(q) else torch.ops.vitzoo.attention_forward
+    if not is_eager(q):
+        call = torch.ops.vitzoo.attention_forward
+    else:
+        call = _Attention.apply if _is_differentiated(q, k, v, *extras) else _forward
     return cast(tuple[Tensor, Tensor], call(q, k, v, scale, *extras))
 
 
 def packed_attention_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
     """Return what `attention_forward` returns, for q, k and v in one tensor (B, N, 3, H, D)."""
-    call = _PackedAttention.apply if _is_eager(qkv) else torch.ops.vitzoo.packed_attention_forward
+    if not is_eager(qkv):
+        call = torch.ops.vitzoo.packed_attention_forward
+    else:
+        call = _PackedAttention.apply if _is_differentiated(qkv, *extras) else _packed_forward
     return cast(tuple[Tensor, Tensor], call(qkv, scale, *extras))
 
 
-def _is_eager(x: Tensor) -> bool:
+def is_eager(x: Tensor) -> bool:
     """Return whether nobody traces, counts or transforms this call, and its device can run it."""
     return (
         not torch.compiler.is_compiling()
@@ -59,10 +66,17 @@ def _is_eager(x: Tensor) -> bool:
     )
 
 
+def _is_differentiated(*inputs: Any) -> bool:
+    """Return whether autograd has to know of a call, be it to refuse forward mode."""
+    return forward_ad._current_level >= 0 or (
+        torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    )
+
+
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
     from vitzoo_kernels.dense import launch
 
-    return launch.attention_forward(q, k, v, scale, launch.Extras(*extras))
+    return launch.attention_forward(q, k, v, scale, launch.Extras(*extras) if extras else launch.PLAIN)
 
 
 def _packed_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
@@ -85,7 +99,7 @@ def _backward(
     from vitzoo_kernels.dense import launch
 
     dq, dk, dv, dbias = launch.attention_backward(
-        dout, dlse, q, k, v, out, lse, scale, launch.Extras(*extras), bias_grad=bias_grad
+        dout, dlse, q, k, v, out, lse, scale, launch.Extras(*extras) if extras else launch.PLAIN, bias_grad=bias_grad
     )
     return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
 
@@ -106,7 +120,17 @@ def _packed_backward(
     q, k, v = qkv.unbind(2)
     dq, dk, dv = dqkv.unbind(2)
     *_, dbias = launch.attention_backward(
-        dout, dlse, q, k, v, out, lse, scale, launch.Extras(*extras), bias_grad=bias_grad, into=(dq, dk, dv)
+        dout,
+        dlse,
+        q,
+        k,
+        v,
+        out,
+        lse,
+        scale,
+        launch.Extras(*extras) if extras else launch.PLAIN,
+        bias_grad=bias_grad,
+        into=(dq, dk, dv),
     )
     return dqkv, qkv.new_empty(0) if dbias is None else dbias
 
@@ -171,11 +195,10 @@ for _name, _implementation, _fake in (
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor], *, num_tensors: int) -> None:
     # A gradient that nobody asks for stays None, and the kernels skip what belongs to it.
     ctx.set_materialize_grads(False)
-    ctx.scale, *extras = inputs[num_tensors:]
-    ctx.num_inputs, ctx.num_tensors = len(inputs), num_tensors
+    ctx.num_inputs, ctx.num_tensors, ctx.scale = len(inputs), num_tensors, inputs[num_tensors]
+    extras = inputs[num_tensors + 1 :]
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in extras]
-    tensors = [x if isinstance(x, Tensor) else None for x in extras]
-    ctx.save_for_backward(*inputs[:num_tensors], *output, *tensors)
+    ctx.save_for_backward(*inputs[:num_tensors], *output, *[x if isinstance(x, Tensor) else None for x in extras])
 
 
 def _differentiate(

@@ -1,0 +1,133 @@
+"""What a call like an earlier one launches: the same as the first, without asking Triton again. No GPU."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from vitzoo_kernels import attention, attention_qkvpacked
+from vitzoo_kernels.dense import launch, plans
+
+
+class FakeKernel:
+    """A kernel that writes down what it is launched with: first as Triton's launcher, then as the compiled kernel."""
+
+    def __init__(self, kernel):
+        self.name, self.arg_names = kernel.__name__, kernel.arg_names
+        self.first, self.later = [], []
+
+    def __getitem__(self, grid):
+        def launch_once(**arguments):
+            self.first.append((grid, [arguments.get(name) for name in self.arg_names]))
+            return FakeCompiled(self)
+
+        return launch_once
+
+
+class FakeCompiled:
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __getitem__(self, grid):
+        return lambda *arguments: self.kernel.later.append((grid, list(arguments)))
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Let the launcher launch fake kernels; return them by name."""
+    found = {}
+    for name in [name for name in vars(launch) if name.endswith("_kernel")]:
+        found[name] = FakeKernel(getattr(launch, name))
+        monkeypatch.setattr(launch, name, found[name])
+    monkeypatch.setattr(launch, "_check_device", lambda q: None)
+    monkeypatch.setattr(launch, "_plans", plans.Plans())
+    return found
+
+
+def layouts(arguments):
+    """Return arguments with each tensor as its layout: those of one call are other tensors than those of another."""
+    return [plans.layout(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+
+
+def both_ways(qkv, call, **options):
+    """Call forward and backward."""
+    out = call(qkv, **options)
+    torch.autograd.grad(out, qkv, torch.ones_like(out))
+
+
+@pytest.mark.parametrize("tokens", [197, 577])
+@pytest.mark.parametrize("options", [{}, {"bias": True, "key_mask": True, "dropout_p": 0.1}], ids=["plain", "rich"])
+def test_the_second_call_gives_the_compiled_kernel_what_the_first_gave_triton(kernels, tokens, options):
+    options = dict(options)
+    if "bias" in options:
+        options["bias"] = torch.zeros(2, tokens, tokens, requires_grad=True)
+        options["key_mask"] = torch.ones(1, tokens, dtype=torch.bool)
+        options["dropout_seed"] = torch.zeros(2, dtype=torch.int64)
+    qkv = torch.zeros(1, tokens, 3, 2, 64, dtype=torch.bfloat16, requires_grad=True)
+    for _ in range(3):
+        both_ways(qkv, attention_qkvpacked, **options)
+    launched = {name: kernel for name, kernel in kernels.items() if kernel.first}
+    assert "attention_forward_kernel" in launched
+    assert len(launched) >= 2
+    for kernel in launched.values():
+        ((grid, first),) = kernel.first
+        assert len(kernel.later) == 2
+        for later_grid, arguments in kernel.later:
+            assert (later_grid, layouts(arguments)) == (grid, layouts(first)), kernel.name
+    # The tensors are those of the call: inputs stay, and every call writes memory of its own.
+    _, arguments = kernels["attention_forward_kernel"].later[-1]
+    given = dict(zip(kernels["attention_forward_kernel"].arg_names, arguments, strict=True))
+    assert given["q_ptr"].data_ptr() == qkv.data_ptr()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda qkv: qkv[:, :196],
+        lambda qkv: qkv.half(),
+        lambda qkv: qkv.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda qkv: torch.zeros(qkv.numel() + 1, dtype=qkv.dtype)[1:].view(qkv.shape),
+    ],
+    ids=["length", "dtype", "strides", "alignment"],
+)
+def test_whatever_a_launch_depends_on_makes_a_new_plan(kernels, change):
+    qkv = torch.zeros(2, 197, 3, 2, 64, dtype=torch.bfloat16)
+    forward = kernels["attention_forward_kernel"]
+    attention(*qkv.unbind(2))
+    attention(*qkv.clone().unbind(2))
+    assert (len(forward.first), len(forward.later)) == (1, 1)
+    attention(*change(qkv).unbind(2))
+    assert (len(forward.first), len(forward.later)) == (2, 1)
+    attention(*qkv.unbind(2), scale=0.5)
+    assert (len(forward.first), len(forward.later)) == (3, 1)
+
+
+def test_the_rounding_of_float32_products_is_asked_for_at_every_call(kernels):
+    qkv = torch.zeros(1, 17, 3, 2, 64)
+    forward = kernels["attention_forward_kernel"]
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high"):
+            torch.set_float32_matmul_precision(precision)
+            attention(*qkv.unbind(2))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    place = forward.arg_names.index("PRECISION")
+    assert [arguments[place] for _, arguments in forward.first] == ["ieee", "tf32"]
+
+
+def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):
+    monkeypatch.setattr(plans, "MOST_PLANS", 3)
+    for tokens in range(1, 9):
+        attention(*torch.zeros(1, tokens, 3, 2, 64).unbind(2))
+    assert len(launch._plans._kept) <= 3
+
+
+# Torch scripts its decompositions when forward mode is first used.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_a_call_that_autograd_need_not_know_of_still_refuses_forward_mode(kernels):
+    from torch.autograd import forward_ad
+
+    q, k, v = torch.zeros(1, 17, 3, 2, 64).unbind(2)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+        attention(forward_ad.make_dual(q, torch.ones_like(q)), k, v)
