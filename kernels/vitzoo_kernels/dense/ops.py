@@ -39,18 +39,16 @@ torch.library.define(
 
 def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
     """Return out, (B, N_q, H, D), and lse, (B, H, N_q), for arguments that `api` has checked."""
-    if not is_eager(q):
-        call = torch.ops.vitzoo.attention_forward
-    else:
+    call: Callable[..., Any] = torch.ops.vitzoo.attention_forward
+    if is_eager(q):
         call = _Attention.apply if _is_differentiated(q, k, v, *extras) else _forward
     return cast(tuple[Tensor, Tensor], call(q, k, v, scale, *extras))
 
 
 def packed_attention_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
     """Return what `attention_forward` returns, for q, k and v in one tensor (B, N, 3, H, D)."""
-    if not is_eager(qkv):
-        call = torch.ops.vitzoo.packed_attention_forward
-    else:
+    call: Callable[..., Any] = torch.ops.vitzoo.packed_attention_forward
+    if is_eager(qkv):
         call = _PackedAttention.apply if _is_differentiated(qkv, *extras) else _packed_forward
     return cast(tuple[Tensor, Tensor], call(qkv, scale, *extras))
 
