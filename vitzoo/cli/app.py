@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import vitzoo
-from vitzoo.cli import convert, demo, doctor, info, models, plugins, predict, push, verify
+from vitzoo.cli import check, convert, demo, doctor, info, models, plugins, predict, push, verify
 
 app = typer.Typer(
     name="vitzoo",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("info")(info.info)
 app.command("plugins")(plugins.plugins)
+app.command("check")(check.check)
 app.command("doctor")(doctor.doctor)
 app.command("predict")(predict.predict)
 app.command("convert")(convert.convert)

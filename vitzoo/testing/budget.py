@@ -6,7 +6,7 @@ steps differently, plus one rounding of the truth to the result's dtype. Both th
 The rule of twice the low-precision error is that of FlashAttention's tests (arXiv 2205.14135).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ def assert_within_budget(
     *,
     name: str = "result",
     dtype: torch.dtype | None = None,
+    vanishes: bool = False,
 ) -> None:
     """Assert that `actual` is as close to `truth` as its dtype lets an honest computation be.
 
@@ -40,6 +41,7 @@ def assert_within_budget(
             with sums in different orders.
         name: what the result is called in the message.
         dtype: the dtype that `actual` must have; that of `low_precision` when None.
+        vanishes: the result is zero but for roundings, those of the truth too, so that zeros may pass.
 
     Raises:
         AssertionError: `actual` has another shape or dtype, is not finite where the truth is, or is over the budget.
@@ -80,7 +82,7 @@ def assert_within_budget(
     found = {"max": float((error - band).max()), "mean": float(error.mean())}
     of_zeros = {"max": float((exact.abs() - band).max()), "mean": float(exact.abs().mean())}
 
-    if exact.any() and all(of_zeros[kind] <= limits[kind] for kind in limits):
+    if exact.any() and not vanishes and all(of_zeros[kind] <= limits[kind] for kind in limits):
         raise ValueError(
             f"{name}: zeros would pass, with truth up to {float(exact.abs().max()):.3e} and low_precision wrong by up "
             f"to {float(low_errors.max()):.3e}; choose inputs that {low_precision[0].dtype} can tell from zeros"
@@ -218,8 +220,11 @@ class _LowPrecisionAttention(torch.autograd.Function):
 
 
 def _product(left: Tensor, right: Tensor, shuffle: torch.Generator) -> Tensor:
-    """Return left @ right, each element a float32 sum of one term after the other, rounded to the dtype of `left`."""
-    factors = [x.float() for x in (left, right)]
+    """Return left @ right, each element a sum of one term after the other, rounded to the dtype of `left`.
+
+    Sums are in float32, for float64 in float64.
+    """
+    factors = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (left, right)]
     if left.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         # TF32 keeps 10 of 23 mantissa bits; some hardware cuts the rest off, so that rounding would be too strict.
         factors = [(x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32) for x in factors]
@@ -240,6 +245,8 @@ def check_attention_numbers(
     scale: float | None = None,
     dropout: tuple[Tensor, float] | None = None,
     with_lse: bool = True,
+    with_gradients: bool = True,
+    vanishing: Collection[str] = (),
     seed: int = 0,
 ) -> None:
     """Assert that an attention function's output, lse and every gradient are within the budget.
@@ -255,7 +262,10 @@ def check_attention_numbers(
         scale: factor on the scores.
         dropout: which weights the function keeps when it is called like this, bool, (B, H, N_q, N_k), and the share
             that it drops; the function itself is not told.
-        with_lse: also check lse, which must be float32, and the gradients that flow through it.
+        with_lse: also check lse, which must be float32 (float64 for float64 inputs), and the gradients that flow
+            through it.
+        with_gradients: False checks the outputs alone, of inputs that need no gradient.
+        vanishing: those of 'dq', 'dk', 'dv' and 'dbias' that are zero but for roundings in this case.
         seed: of the random gradients of out and lse.
 
     Raises:
@@ -269,27 +279,31 @@ def check_attention_numbers(
     if key_mask is not None:
         # An lse of -inf has no slope: its gradient is left out, as the truth's would be NaN or zero at will.
         dlse = dlse * key_mask.any(dim=1)[:, None, None]
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
     fixed = {name: x for name, x in (("key_mask", key_mask), ("scale", scale)) if x is not None}
 
     def results(function: AttentionFunction, dtype: torch.dtype, gradient_of_lse: Tensor, **extra: Any) -> list[Tensor]:
-        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        leaves = [x.detach().to(dtype).requires_grad_(with_gradients) for x in (q, k, v)]
         if bias is not None:
-            extra["bias"] = bias.detach().to(dtype).requires_grad_(bias.requires_grad)
+            extra["bias"] = bias.detach().to(dtype).requires_grad_(bias.requires_grad and with_gradients)
         output = function(*leaves, **fixed, **extra)
         outputs = list(output) if with_lse else [output[0] if isinstance(output, tuple) else output]
+        if not with_gradients:
+            return outputs
         if bias is not None and bias.requires_grad:
             leaves.append(extra["bias"])
         gradients = [dout.to(dtype), gradient_of_lse][: len(outputs)]
         return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, gradients))]
 
-    actual = results(attention, q.dtype, dlse.float(), **({"return_lse": True} if with_lse else {}))
+    actual = results(attention, q.dtype, dlse.to(lse_dtype), **({"return_lse": True} if with_lse else {}))
     truth = results(partial(exact_attention, dropout=dropout), torch.float64, dlse.double())
     low_precision = [
         results(partial(low_precision_attention, dropout=dropout, order=i), q.dtype, dlse) for i in range(ORDERS)
     ]
     names = ["out", *(["lse"] if with_lse else []), "dq", "dk", "dv", "dbias"]
     for name, a, t, *low in zip(names, actual, truth, *low_precision, strict=False):
-        assert_within_budget(a, t, low, name=name, dtype=torch.float32 if name == "lse" else None)
+        dtype = lse_dtype if name == "lse" else None
+        assert_within_budget(a, t, low, name=name, dtype=dtype, vanishes=name in vanishing)
 
 
 def _factors(kept: Tensor, dropped_share: float, like: Tensor) -> Tensor:

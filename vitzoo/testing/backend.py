@@ -1,0 +1,212 @@
+"""The attention backend under test: what it declares, where it can run here, and inputs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitzoo.attention.caps import AttentionCaps
+from vitzoo.registry import Entry
+from vitzoo.testing.budget import AttentionFunction, assert_within_budget, check_attention_numbers
+from vitzoo.testing.check import Check, Unavailable
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+# For a backend that takes any head dim: what models have, one that is no multiple of 16 and one that is odd.
+ANY_HEAD_DIM = (64, 32, 80, 128, 17)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A registered backend, as the checks see it.
+
+    Args:
+        entry: its entry in the registry.
+    """
+
+    entry: Entry
+
+    @property
+    def caps(self) -> AttentionCaps:
+        """What it declares."""
+        caps: AttentionCaps = self.entry.meta.get("caps", AttentionCaps())
+        return caps
+
+    @cached_property
+    def function(self) -> AttentionFunction:
+        """The function itself, imported."""
+        function: AttentionFunction = self.entry.load()
+        return function
+
+    @property
+    def dtypes(self) -> list[torch.dtype]:
+        """The declared dtypes."""
+        return [getattr(torch, name) for name in self.caps.dtypes]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The declared dtype in which a mistake shows best."""
+        return getattr(torch, next(name for name in DTYPES if name in self.caps.dtypes))
+
+    @property
+    def head_dims(self) -> tuple[int, ...]:
+        """The head dims to check: all that are declared, or a few when any is."""
+        return ANY_HEAD_DIM if self.caps.head_dims is None else self.caps.head_dims
+
+    @property
+    def head_dim(self) -> int:
+        """A small declared head dim."""
+        return min(self.head_dims, key=lambda dim: (abs(dim - 32), dim))
+
+    @property
+    def with_gradients(self) -> bool:
+        """Whether it declares gradients."""
+        return self.caps.backward
+
+    def qkv(
+        self,
+        n_q: int,
+        n_k: int | None = None,
+        *,
+        device: str,
+        batch: int = 2,
+        heads: int = 2,
+        dtype: torch.dtype | None = None,
+        head_dim: int | None = None,
+    ) -> list[Tensor]:
+        """Return random q (B, N_q, H, D), k and v (B, N_k, H, D); the same in every dtype but for its rounding."""
+        dim = self.head_dim if head_dim is None else head_dim
+        shapes = [(batch, n, heads, dim) for n in (n_q, *(n_q if n_k is None else n_k,) * 2)]
+        return [
+            normal(shape, seed=i).to(device, self.dtype if dtype is None else dtype) for i, shape in enumerate(shapes)
+        ]
+
+    def check_numbers(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> None:
+        """Hold output, lse and gradients, as far as they are declared, against the budget."""
+        if k.shape[1] == 1 and not self.caps.lse and self.with_gradients:
+            _check_single_key(self.function, q, k, v, **options)
+            return
+        check_attention_numbers(
+            options.pop("function", self.function),
+            q,
+            k,
+            v,
+            with_lse=self.caps.lse,
+            with_gradients=self.with_gradients,
+            **options,
+        )
+
+
+def _check_single_key(function: AttentionFunction, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """One key has the weight 1 whatever its score: out is v, dv the sum of dout, and no gradient reaches q and k.
+
+    The budget has no error to measure here; what may be left in dq and dk is one rounding of the terms that cancel.
+    """
+    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+    out = function(*leaves)
+    expected = v.expand_as(q)
+    assert torch.equal(out, expected), f"with one key out must be its value; off by {_largest(out - expected):.2e}"
+    dout = normal(q.shape, seed=9).to(q)
+    dq, dk, dv = torch.autograd.grad(out, leaves, dout)
+    terms = (dout.double() * v.double()).abs().sum(-1, keepdim=True) * torch.finfo(q.dtype).eps * q.shape[-1] ** -0.5
+    sums = dout.double().sum(1, keepdim=True)
+    rounding = torch.finfo(q.dtype).eps * dout.double().abs().sum(1, keepdim=True)
+    for name, wrong, allowed in (
+        ("dq", dq, terms * k.double().abs()),
+        ("dk", dk, (terms * q.double().abs()).sum(1, keepdim=True)),
+        ("dv", dv.double() - sums, rounding),
+    ):
+        assert (wrong.double().abs() <= allowed).all(), (
+            f"with one key {name} is off by up to {_largest(wrong):.2e}, allowed {float(allowed.max()):.2e}: no "
+            "gradient reaches q and k, and dv is the sum of the gradients of out"
+        )
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.detach().abs().max())
+
+
+def normal(shape: Sequence[int], *, seed: int) -> Tensor:
+    """Return normal numbers that depend on shape and seed alone."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def is_here(device: str, caps: AttentionCaps) -> str | None:
+    """Return what is missing for checks on that device, or None when nothing is."""
+    if device == "cpu":
+        return None
+    if device == "meta":
+        return "tensors of device meta have no numbers to check"
+    module = getattr(torch, device, None)
+    if module is None or not module.is_available():
+        return f"needs a device of type {device!r}"
+    if device == "cuda" and caps.min_capability and torch.cuda.get_device_capability() < caps.min_capability:
+        return "needs a GPU of compute capability {}.{}".format(*caps.min_capability)
+    return None
+
+
+def ready(backend: Backend) -> list[str]:
+    """Return the declared devices that are here.
+
+    Raises:
+        Unavailable: there is none, or a package that the backend declares is missing.
+    """
+    reasons = [str(reason) for reason in backend.caps.never_runs()]
+    if reasons:
+        raise Unavailable("; ".join(reasons))
+    missing = {device: is_here(device, backend.caps) for device in backend.caps.devices}
+    here = [device for device, lacks in missing.items() if lacks is None]
+    if not here:
+        raise Unavailable("; ".join(lacks for lacks in missing.values() if lacks) or "no device is declared")
+    return here
+
+
+DeviceCheck = Callable[[Backend, str], None]
+
+
+def on_devices(entry: Entry, checks: Mapping[str, DeviceCheck]) -> list[Check]:
+    """Return checks that run a function on every declared device that is here."""
+    bare = entry.name.partition("/")[2] or entry.name
+
+    def bound(function: DeviceCheck) -> Callable[[], None]:
+        def run() -> None:
+            backend = Backend(entry)
+            for device in ready(backend):
+                try:
+                    function(backend, device)
+                except Exception as error:
+                    error.add_note(f"on {device}")
+                    raise
+
+        return run
+
+    return [Check(f"attention/{bare}:{name}", bound(function)) for name, function in checks.items()]
+
+
+def refuse_slip(actual: Tensor, truth: Tensor, slips: Mapping[str, Tensor]) -> None:
+    """Fail when a result is nearer to what a known slip gives than to the truth.
+
+    Args:
+        actual: the result under test.
+        truth: what it should be, float64.
+        slips: {what is wrong: what it then is, float64}.
+
+    Raises:
+        AssertionError: a slip is nearer; its words are the message.
+    """
+    assert actual.shape == truth.shape, f"the result has shape {tuple(actual.shape)}, expected {tuple(truth.shape)}"
+    distance = float((actual.double() - truth).norm())
+    apart = {words: float((actual.double() - slip).norm()) for words, slip in slips.items()}
+    nearest = min(apart, key=lambda words: apart[words])
+    assert distance <= apart[nearest], (
+        f"{nearest}: the result is {distance:.2e} from the right one and {apart[nearest]:.2e} from that"
+    )
+
+
+def assert_near(actual: Tensor, truth: Tensor, low: Sequence[Tensor], *, name: str) -> None:
+    """Assert one result within the budget; see `assert_within_budget`."""
+    assert_within_budget(actual, truth, low, name=name, dtype=actual.dtype)
