@@ -90,8 +90,14 @@ def test_only_the_factory_builds_from_the_registry() -> None:
         for path in files("vitzoo", "")
         if "get_entry" in path.read_text() and path.name not in ("plugin.py",)
     }
-    # The catalogue resolves model names, select backends, choose formats of weights: none builds a part.
-    readers = {"vitzoo/catalog.py", "vitzoo/attention/select.py", "vitzoo/weights/formats/choose.py"}
+    # The catalogue resolves model names, select backends, choose formats of weights, testing the backend to be checked:
+    # none builds a part.
+    readers = {
+        "vitzoo/catalog.py",
+        "vitzoo/attention/select.py",
+        "vitzoo/weights/formats/choose.py",
+        "vitzoo/testing/attention.py",
+    }
     assert builders <= {"vitzoo/factory.py", *readers}
 
 

@@ -63,7 +63,9 @@ def _register_components(registrar: Registrar) -> None:
         ("pool", "gem", "pool.simple:GemPool", "generalised mean with a learned exponent"),
         ("pool", "none", "pool.simple:NoPool", "all tokens"),
     ):
-        registrar.add(kind, name, f"vitzoo.{target}", doc=doc)
+        # What the conformance checks build the ViT around it with.
+        needs = {"test_config": {"dist_token": True}} if name == "distilled" else {}
+        registrar.add(kind, name, f"vitzoo.{target}", doc=doc, **needs)
 
 
 def _register_formats(registrar: Registrar) -> None:

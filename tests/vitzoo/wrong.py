@@ -10,10 +10,10 @@ from vitzoo.testing.check import Outcome, run
 from vitzoo.testing.collect import checks_of
 
 
-def outcomes_of(kind: str, target: Any, *patterns: str, **meta: Any) -> dict[str, Outcome]:
-    """Register `target` as wrong/it and return {check: outcome} of the checks that match, all when none is named."""
-    vitzoo.register(kind, "wrong/it", doc="a part of a test", **meta)(target)
-    found = [check for check in checks_of("wrong") if check.id.startswith(f"{kind}/it:")]
+def outcomes_of(kind: str, target: Any, *patterns: str, name: str = "it", **meta: Any) -> dict[str, Outcome]:
+    """Register `target` as wrong/name; return {check: outcome} of the checks that match, of all when none is named."""
+    vitzoo.register(kind, f"wrong/{name}", doc="a part of a test", **meta)(target)
+    found = [check for check in checks_of("wrong") if check.id.startswith(f"{kind}/{name}:")]
     named = {check.id.partition(":")[2]: check for check in found}
     chosen = {
         name: check for name, check in named.items() if not patterns or any(fnmatchcase(name, p) for p in patterns)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vitzoo.cli.output import console, show_json, show_table
+from vitzoo.cli.output import console, errors, show_json, show_table
 
 
 def check(
@@ -22,7 +22,7 @@ def check(
     from vitzoo.testing import outcomes
 
     found = []
-    with console.status("") as status:
+    with errors.status("") as status:
         for outcome in outcomes(plugin, only=only or ()):
             status.update(outcome.id)
             found.append(outcome)

@@ -8,10 +8,19 @@ from fnmatch import fnmatchcase
 from vitzoo.errors import PluginError, UnknownNameError, suggestion
 from vitzoo.plugin import get_registry, plugins
 from vitzoo.registry import Entry
-from vitzoo.testing import attention
+from vitzoo.testing import attention, blocks, mlps, patches, pools, positions
 from vitzoo.testing.check import Check
 
-CHECKS: dict[str, Callable[[Entry], list[Check]]] = {"attention": attention.checks}
+CHECKS: dict[str, Callable[[Entry], list[Check]]] = {
+    "attention": attention.checks,
+    "block": blocks.block_checks,
+    "mlp": mlps.mlp_checks,
+    "norm": mlps.norm_checks,
+    "patch_embed": patches.patch_embed_checks,
+    "pool": pools.pool_checks,
+    "pos_embed": positions.pos_embed_checks,
+    "rope": positions.rope_checks,
+}
 
 
 def checks_of(plugin: str, *, only: Collection[str] = ()) -> list[Check]:
