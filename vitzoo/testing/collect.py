@@ -8,18 +8,20 @@ from fnmatch import fnmatchcase
 from vitzoo.errors import PluginError, UnknownNameError, suggestion
 from vitzoo.plugin import get_registry, plugins
 from vitzoo.registry import Entry
-from vitzoo.testing import attention, blocks, mlps, patches, pools, positions
+from vitzoo.testing import attention, blocks, mlps, models, package, patches, pools, positions, weights
 from vitzoo.testing.check import Check
 
 CHECKS: dict[str, Callable[[Entry], list[Check]]] = {
     "attention": attention.checks,
     "block": blocks.block_checks,
     "mlp": mlps.mlp_checks,
+    "model": models.checks,
     "norm": mlps.norm_checks,
     "patch_embed": patches.patch_embed_checks,
     "pool": pools.pool_checks,
     "pos_embed": positions.pos_embed_checks,
     "rope": positions.rope_checks,
+    "weights": weights.checks,
 }
 
 
@@ -44,7 +46,7 @@ def checks_of(plugin: str, *, only: Collection[str] = ()) -> list[Check]:
             f"nothing is provided by a plugin {plugin!r}: install its package, or register its parts first."
             f"{suggestion(plugin, known)}"
         )
-    checks = [check for entry in entries for check in (CHECKS[entry.kind](entry) if entry.kind in CHECKS else [])]
+    checks = package.checks(plugin, entries) + [check for entry in entries for check in CHECKS[entry.kind](entry)]
     return chosen(checks, only)
 
 
