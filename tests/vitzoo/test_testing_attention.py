@@ -138,9 +138,89 @@ def deciding_by_value(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
     return right(q, k, v, **options)
 
 
+def scaling_with_dropout(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float | None = None, **options: Any) -> Any:
+    return right(q, k, v, **options) if dropout_p is None else 1.001 * right(q, k, v, **options)
+
+
+def first_keys_only(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    return right(q, k[:, : q.shape[1]], v[:, : q.shape[1]], **options)
+
+
+def finite_bias(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, **options: Any) -> Any:
+    return right(q, k, v, bias=None if bias is None else bias.clamp(min=-1e4), **options)
+
+
+def bias_of_the_first_image(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, **options: Any) -> Any:
+    return right(q, k, v, bias=bias if bias is None or bias.ndim < 4 else bias[:1], **options)
+
+
+def detached_bias(q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, **options: Any) -> Any:
+    return right(q, k, v, bias=None if bias is None else bias.detach(), **options)
+
+
+def bias_over_mask(q: Tensor, k: Tensor, v: Tensor, *, bias: Any = None, key_mask: Any = None, **options: Any) -> Any:
+    return right(q, k, v, bias=bias, key_mask=key_mask if bias is None else None, **options)
+
+
+def wrong_if_tied(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    tied = torch.equal(k, k[:, :1].expand_as(k))
+    return right(q, k, v * 1.001 if tied else v, **options)
+
+
+def wide_under_autocast(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    out = right(q, k, v, **options)
+    return out.double() if torch.is_autocast_enabled("cpu") else out
+
+
+def contiguous_alone(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    if not q.is_contiguous():
+        raise ValueError("q is not contiguous")
+    return right(q, k, v, **options)
+
+
+def wrong_at_72(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    return right(q, k, v, **options) * (1.1 if q.shape[-1] == 72 else 1.0)
+
+
+@torch.library.custom_op("vitzoo_tests::attend", mutates_args=())
+def operator(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return attention_reference(q, k, v, scale=scale)
+
+
+@operator.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+
+
+def wrong_fake(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
+    return operator(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
+
+
 @pytest.mark.parametrize(
     ("attend", "caps", "check", "words"),
     [
+        (scaling_with_dropout, ALL, "dropout_off", "dropout_p=0.0 changes the output"),
+        (first_keys_only, replace(PLAIN, cross=True), "cross", "over the budget"),
+        (finite_bias, ALL, "bias_hides", "a query whose bias is -inf for every key must give zeros"),
+        (bias_of_the_first_image, ALL, "bias_full", "the bias of the first image is used for all"),
+        (bias_of_the_first_image, ALL, "bias_keys", "the bias of the first image is used for all"),
+        (detached_bias, ALL, "bias_heads", "no gradient reaches bias"),
+        (bias_over_mask, ALL, "bias_and_key_mask", "over the budget"),
+        (wrong_if_tied, PLAIN, "equal_rows", "over the budget"),
+        (
+            wide_under_autocast,
+            replace(PLAIN, dtypes=("float32", "bfloat16")),
+            "autocast",
+            "under bfloat16 autocast float32 inputs gave torch.float64",
+        ),
+        (contiguous_alone, PLAIN, "in_a_model", "ValueError: q is not contiguous"),
+        (wrong_at_72, replace(PLAIN, head_dims=tuple(range(16, 81, 8))), "head_dims_float32", "with head_dim 72"),
+        (
+            wrong_fake,
+            replace(PLAIN, backward=False),
+            "opcheck",
+            "torch.library.opcheck finds fault with vitzoo_tests.attend",
+        ),
         (wrong_scale, PLAIN, "scale", "the scores are not multiplied with a scale (scale=None is head_dim ** -0.5)"),
         (without("scale"), PLAIN, "scale", "scale=0.7 is ignored"),
         (without("bias"), ALL, "bias_full", "the bias is ignored: it is added to the scaled scores"),
@@ -198,6 +278,15 @@ def test_a_backend_that_is_wrong_in_one_way_is_caught(
 ) -> None:
     meta = {} if caps is None else {"caps": caps}
     assert words in fault("attention", attend, check, **meta)
+
+
+def test_what_a_machine_cannot_run_is_skipped_with_what_is_missing(registry: Registry) -> None:
+    outcomes = outcomes_of("attention", right, "on_*", "opcheck", caps=replace(PLAIN, devices=("cpu", "xpu")))
+    assert {name: (outcome.state, outcome.detail) for name, outcome in outcomes.items()} == {
+        "on_cpu": ("passed", ""),
+        "on_xpu": ("skipped", "needs a device of type 'xpu': nothing was checked there"),
+        "opcheck": ("skipped", "it calls no operator of torch.library's"),
+    }
 
 
 class Careless(AttentionCaps):

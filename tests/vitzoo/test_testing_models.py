@@ -191,9 +191,6 @@ class FixedSize(Pyramid):
         super().__init__(**settings)
         self.table = nn.Parameter(torch.zeros(WIDTHS[0], self.img_size[0] // 4, self.img_size[1] // 4))
 
-    def _embedded(self, x: Tensor) -> Tensor:
-        return x + self.table
-
     def forward_intermediates(self, x: Tensor, *args: Any, **options: Any) -> Any:
         handle = self.stem.register_forward_hook(lambda _, __, out: out + self.table)
         try:

@@ -223,6 +223,17 @@ class DecidingByValue(GeluMlp):
         return out.clamp(-9, 9) if not x.is_meta and out.abs().max() > 9 else out
 
 
+class SmallImages(GeluMlp):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > 27:
+            raise ConfigError(f"at most 27 tokens; got {x.shape[1]}")
+        return super().forward(x)
+
+
+def function_norm(width: int) -> Any:
+    return lambda x: x - x.mean(dim=-1, keepdim=True)
+
+
 class SharedOnCopy(GeluMlp):
     def __deepcopy__(self, memo: Any) -> Any:
         return self
@@ -360,6 +371,9 @@ class Halving(PreNormBlock):
         ("mlp", InPlace, "repeatable", "it writes into its input"),
         ("mlp", Noisy, "repeatable", "in eval mode two calls give different results"),
         ("mlp", DecidingByValue, "compiles", "Data-dependent"),
+        ("mlp", DecidingByValue, "exports", "Could not guard on data-dependent expression"),
+        ("mlp", SmallImages, "in_a_model", "at most 27 tokens"),
+        ("norm", function_norm, "builds", "it builds a function, not a torch.nn.Module"),
         ("mlp", SharedOnCopy, "deepcopy", "a deep copy shares tensors with the original"),
         ("norm", JoinedNorm, "token_by_token", "changing one token changes the results of others"),
         ("norm", TokensOnly, "heads", "for queries (2, 5, 2, 16) a norm of width 16 gives (2, 10, 16)"),

@@ -83,17 +83,16 @@ def check_bias(backend: Backend, device: str, *, shape: str) -> None:
         # The same for all keys of a query: the weights, and so the output, do not depend on it.
         vanishing = set() if backend.caps.lse else {"dbias"}
     else:
-        refuse_slip(
-            output(backend, q, k, v, bias=bias),
-            exact(q, k, v, bias=bias),
-            {
-                "the bias is ignored: it is added to the scaled scores": exact(q, k, v),
-                "the bias is subtracted": exact(q, k, v, bias=-bias),
-                "the bias is multiplied with the scale: it is added to the scaled scores": exact(
-                    q, k, v, bias=bias * q.shape[-1] ** -0.5
-                ),
-            },
-        )
+        slips = {
+            "the bias is ignored: it is added to the scaled scores": exact(q, k, v),
+            "the bias is subtracted": exact(q, k, v, bias=-bias),
+            "the bias is multiplied with the scale: it is added to the scaled scores": exact(
+                q, k, v, bias=bias * q.shape[-1] ** -0.5
+            ),
+        }
+        if bias.ndim == 4:
+            slips["the bias of the first image is used for all"] = exact(q, k, v, bias=bias[:1])
+        refuse_slip(output(backend, q, k, v, bias=bias), exact(q, k, v, bias=bias), slips)
     backend.check_numbers(q, k, v, bias=bias.requires_grad_(backend.caps.bias_grad), vanishing=vanishing)
 
 

@@ -293,7 +293,10 @@ def check_attention_numbers(
         if bias is not None and bias.requires_grad:
             leaves.append(extra["bias"])
         gradients = [dout.to(dtype), gradient_of_lse][: len(outputs)]
-        return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, gradients))]
+        found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
+        unreached = [name for name, x in zip(("q", "k", "v", "bias"), found, strict=False) if x is None]
+        assert not unreached, f"no gradient reaches {', '.join(unreached)}"
+        return [x.detach() for x in (*outputs, *found)]
 
     actual = results(attention, q.dtype, dlse.to(lse_dtype), **({"return_lse": True} if with_lse else {}))
     truth = results(partial(exact_attention, dropout=dropout), torch.float64, dlse.double())
