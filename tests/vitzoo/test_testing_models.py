@@ -309,7 +309,7 @@ class OwnConfig(Pyramid):
         (IdleLayer, "attention", "the attention layers spare never ran"),
         (NoCheckpointing, "grad_checkpointing", "the backward runs no attention again: the switch does nothing"),
         (NoisyCheckpointing, "grad_checkpointing", "gradient checkpointing changes the logits"),
-        (UngroupedMerge, "groups", "group_matcher(coarse=False) sorts merge.weight, merge.bias into no layer"),
+        (UngroupedMerge, "groups", "group_matcher() sorts merge.weight, merge.bias into no layer"),
         (ListedDecay, "groups", "no_weight_decay() gives a list, not a set of names"),
         (Unused, "gradients", "no gradient reaches the parameter token"),
         (UnsavedFactor, "state_dict", "a value that decides the result is not in it"),

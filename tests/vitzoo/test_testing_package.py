@@ -103,6 +103,14 @@ def test_a_format_that_is_wrong_in_one_way_is_caught(registry: Registry, target:
     assert words in fault("weights", target, check)
 
 
+def test_a_registration_says_which_model_a_format_has_a_place_for(registry: Registry) -> None:
+    small = {"depth": 1, "embed_dim": 48, "img_size": 32, "num_classes": 3}
+    told = outcomes_of("weights", Student, "round_trip", test_model="vit_tiny_patch16_224", test_config=small)
+    assert failed(told) == {}
+    words = fault("weights", Student, "round_trip", name="other", models="nobody/*")
+    assert words == "the format says that it is for models='nobody/*', and no registered model has such a name"
+
+
 def test_the_built_in_formats_pass_but_for_what_they_do_not_do() -> None:
     outcomes = [run(check) for check in checks_of("vitzoo", only=["weights/*"])]
     bad = {outcome.id: outcome.detail for outcome in outcomes if outcome.bad}

@@ -9,14 +9,10 @@ A plugin's whole test file is
 """
 
 from vitzoo.testing.attention import check_attention
-from vitzoo.testing.budget import (
-    assert_within_budget,
-    check_attention_numbers,
-    exact_attention,
-    low_precision_attention,
-)
+from vitzoo.testing.budget import assert_within_budget, check_attention_numbers
 from vitzoo.testing.check import Check, Outcome, Unavailable
 from vitzoo.testing.conformance import outcomes, suite
+from vitzoo.testing.yardsticks import exact_attention, low_precision_attention
 
 __all__ = [
     "Check",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vitzoo.testing.backend import Backend, normal, refuse_slip
-from vitzoo.testing.budget import exact_attention
 from vitzoo.testing.check import Unavailable
+from vitzoo.testing.yardsticks import exact_attention
 
 # One token, two, one below and one above a tile's width, ViT's with and without a class token, one past a power of two.
 LENGTHS = (1, 2, 31, 37, 196, 197, 257, 1024)

@@ -15,8 +15,8 @@ import vitzoo
 from vitzoo.testing.backend import Backend, assert_near
 from vitzoo.testing.backend_contract import everything
 from vitzoo.testing.backend_numbers import exact, output
-from vitzoo.testing.budget import low_precision_attention
 from vitzoo.testing.check import Unavailable
+from vitzoo.testing.yardsticks import low_precision_attention
 
 # Operators of torch's own, which its own tests check.
 TORCHS_OWN = ("aten", "prims", "prim", "profiler", "debugprims", "c10d", "inductor", "higher_order")

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class WeightsFormat:
     """A registered format, as the checks see it.
 
     Args:
-        entry: its entry in the registry; `test_model` and `test_config` say which model it has a place for.
+        entry: its entry in the registry; `test_model`, `models` and `test_config` say which it has a place for.
     """
 
     entry: Entry
@@ -56,13 +57,23 @@ class WeightsFormat:
     @property
     def model_name(self) -> str:
         """The model whose weights are written."""
-        return str(self.entry.meta.get("test_model", "vit_tiny"))
+        if "test_model" in self.entry.meta or "models" not in self.entry.meta:
+            return str(self.entry.meta.get("test_model", "vit_tiny"))
+        pattern = self.entry.meta["models"]
+        found = [name for name in get_registry().names("model") if fnmatchcase(name, pattern)]
+        assert found, f"the format says that it is for models={pattern!r}, and no registered model has such a name"
+        return found[0]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a format of plain ViTs, not of a plugin's own models."""
+        return not {"test_model", "models"} & set(self.entry.meta)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of that model."""
         own = self.entry.meta.get("test_config", {})
-        if "test_model" not in self.entry.meta:
+        if self.plain:
             return {**PLAIN, **own}
         found = get_registry().find("model", self.model_name)
         return {**(Model(found).settings if found is not None else {}), **own}
@@ -163,7 +174,7 @@ def check_strangers(subject: WeightsFormat) -> None:
 
 def check_refuses_model(subject: WeightsFormat) -> None:
     """A model that it has no place for is refused; what is written can be read back."""
-    if "test_model" in subject.entry.meta:
+    if not subject.plain:
         raise Unavailable("it is a format of a plugin's own model: there is no odd one to write")
     settings = {**PLAIN, **ODD}
     odd = randomise(vitzoo.create("vit_tiny", **settings))
