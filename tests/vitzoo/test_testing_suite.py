@@ -124,6 +124,19 @@ def test_the_command_prints_the_same_as_a_table_and_exits_1_on_a_failure(registr
     assert json.loads(result.stdout) == [{"id": "pool/all:shape", "state": "passed", "detail": ""}]
 
 
+def test_the_example_of_the_plugins_page_passes(registry: Registry) -> None:
+    page = (Path(__file__).parents[2] / "plugins" / "README.md").read_text()
+    block = page.partition("```python\n")[2].partition("```")[0]
+    exec(block, {})
+    found = [outcome for outcome in vitzoo.testing.outcomes("acme") if outcome.state != "passed"]
+    assert {outcome.id for outcome in found} == {
+        "package/acme:imports_no_torch",
+        "package/acme:versions",
+        "mlp/solu:cuda",
+    }
+    assert {outcome.state for outcome in found} == {"skipped"}
+
+
 def test_what_there_is_nothing_to_check_of_is_refused(registry: Registry) -> None:
     with pytest.raises(UnknownNameError, match="nothing is provided by a plugin 'vitzo'.*Did you mean 'vitzoo'"):
         vitzoo.testing.suite("vitzo")
