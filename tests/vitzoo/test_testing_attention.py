@@ -54,6 +54,10 @@ def leaking_mask(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Tensor | None = N
     return right(q, k, v, bias=bias, **options)
 
 
+def constant_on_the_cpu(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    return right(q, k, v, **options) * torch.ones(q.shape[-1], device="cpu")
+
+
 class ScaledKeyTail(torch.autograd.Function):
     """Passes k on, and spoils the last row of its gradient."""
 
@@ -199,6 +203,13 @@ def wrong_fake(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -
 @pytest.mark.parametrize(
     ("attend", "caps", "check", "words"),
     [
+        (
+            lambda q, k, v, **o: right(q, k, v, **o) * (1 + 1e-6),
+            PLAIN,
+            "numbers_float32_n1",
+            "out is the one key's value",
+        ),
+        (no_gradient_to_v, PLAIN, "numbers_float32_n1", "with one key dv is the sum of dout"),
         (scaling_with_dropout, ALL, "dropout_off", "dropout_p=0.0 changes the output"),
         (first_keys_only, replace(PLAIN, cross=True), "cross", "over the budget"),
         (finite_bias, ALL, "bias_hides", "a query whose bias is -inf for every key must give zeros"),
@@ -212,6 +223,12 @@ def wrong_fake(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -
             replace(PLAIN, dtypes=("float32", "bfloat16")),
             "autocast",
             "under bfloat16 autocast float32 inputs gave torch.float64",
+        ),
+        (
+            constant_on_the_cpu,
+            replace(PLAIN, devices=("cpu", "meta")),
+            "on_meta",
+            "Tensor on device cpu is not on the expected device meta",
         ),
         (contiguous_alone, PLAIN, "in_a_model", "ValueError: q is not contiguous"),
         (wrong_at_72, replace(PLAIN, head_dims=tuple(range(16, 81, 8))), "head_dims_float32", "with head_dim 72"),

@@ -137,9 +137,11 @@ def check_one_visible_key(backend: Backend, device: str) -> None:
         mask[:, visible] = True
         out = output(backend, q, k, v, key_mask=mask)
         expected = v[:, [visible]].expand_as(out)
-        assert torch.equal(out, expected), (
+        # One rounding: the weight is 1, and its sum may have been divided by.
+        wrong = (out.double() - expected.double()).abs() > torch.finfo(v.dtype).eps * expected.double().abs()
+        assert not wrong.any(), (
             f"with key {visible} alone visible, every query must get its value; "
-            f"{int((out != expected).sum())} of {out.numel()} elements differ"
+            f"{int(wrong.sum())} of {out.numel()} elements are more than a rounding off"
         )
 
 

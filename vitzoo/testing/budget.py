@@ -114,6 +114,7 @@ def check_attention_numbers(
     with_lse: bool = True,
     with_gradients: bool = True,
     vanishing: Collection[str] = (),
+    unjudged: Collection[str] = (),
     seed: int = 0,
 ) -> None:
     """Assert that an attention function's output, lse and every gradient are within the budget.
@@ -133,6 +134,8 @@ def check_attention_numbers(
             through it.
         with_gradients: False checks the outputs alone, of inputs that need no gradient.
         vanishing: those of 'dq', 'dk', 'dv' and 'dbias' that are zero but for roundings in this case.
+        unjudged: names of results that are left out: the low-precision computation of them is exact in this case, so it
+            tells nothing of the roundings that an honest one has.
         seed: of the random gradients of out and lse.
 
     Raises:
@@ -172,5 +175,7 @@ def check_attention_numbers(
     ]
     names = ["out", *(["lse"] if with_lse else []), "dq", "dk", "dv", "dbias"]
     for name, a, t, *low in zip(names, actual, truth, *low_precision, strict=False):
+        if name in unjudged:
+            continue
         dtype = lse_dtype if name == "lse" else None
         assert_within_budget(a, t, low, name=name, dtype=dtype, vanishes=name in vanishing)
