@@ -124,6 +124,20 @@ def test_the_command_prints_the_same_as_a_table_and_exits_1_on_a_failure(registr
     assert json.loads(result.stdout) == [{"id": "pool/all:shape", "state": "passed", "detail": ""}]
 
 
+def test_the_command_takes_expected_failures(registry: Registry) -> None:
+    vitzoo.register("pool", "acme/all")(AllTokens)
+    only = ["check", "acme", "--only", "pool/all:prefix", "--only", "pool/all:shape"]
+    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix=it reads all"])
+    assert result.exit_code == 0
+    assert "acme: 1 passed, 1 failed as expected" in result.stdout
+    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix=it reads all", "--expect", "pool/all:shape=odd"])
+    assert result.exit_code == 1
+    assert "passed, though a failure was expected" in result.stdout
+    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix"])
+    assert result.exit_code == 2
+    assert "--expect is 'kind/name:check=why'" in result.output
+
+
 def test_the_example_of_the_plugins_page_passes(registry: Registry) -> None:
     page = (Path(__file__).parents[2] / "plugins" / "README.md").read_text()
     block = page.partition("```python\n")[2].partition("```")[0]

@@ -16,14 +16,24 @@ def check(
         list[str] | None,
         typer.Option(help="A pattern of check ids, such as 'attention/*'; may be given several times."),
     ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(help="A check that is to fail, as 'kind/name:check=why'; passing is then an error."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run the conformance checks of everything a plugin provides; exit 1 when one fails."""
     from vitzoo.testing import outcomes
 
+    reasons = {}
+    for item in expect or ():
+        id, equals, why = item.partition("=")
+        if not equals or not why:
+            raise typer.BadParameter(f"--expect is 'kind/name:check=why'; got {item!r}")
+        reasons[id] = why
     found = []
     with errors.status("") as status:
-        for outcome in outcomes(plugin, only=only or ()):
+        for outcome in outcomes(plugin, expected_failures=reasons, only=only or ()):
             status.update(outcome.id)
             found.append(outcome)
     if json:
