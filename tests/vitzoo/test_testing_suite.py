@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import vitzoo
 import vitzoo.testing
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.errors import UnknownNameError
 from vitzoo.mlp import GeluMlp
 from vitzoo.pool.simple import Pool
@@ -114,12 +114,12 @@ class AllTokens(Pool):
 
 def test_the_command_prints_the_same_as_a_table_and_exits_1_on_a_failure(registry: Registry) -> None:
     vitzoo.register("pool", "acme/all")(AllTokens)
-    result = runner.invoke(app, ["check", "acme", "--only", "pool/all:prefix", "--only", "pool/all:shape"])
+    result = runner.invoke(app_for(()), ["check", "acme", "--only", "pool/all:prefix", "--only", "pool/all:shape"])
     assert result.exit_code == 1
     assert "pool/all:prefix  failed" in result.stdout
     assert "the result depends on the patches and on the 3 prefix tokens" in result.stdout
     assert "acme: 1 passed, 1 failed" in result.stdout
-    result = runner.invoke(app, ["check", "acme", "--only", "pool/all:shape", "--json"])
+    result = runner.invoke(app_for(()), ["check", "acme", "--only", "pool/all:shape", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == [{"id": "pool/all:shape", "state": "passed", "detail": ""}]
 
