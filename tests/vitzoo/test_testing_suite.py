@@ -127,13 +127,13 @@ def test_the_command_prints_the_same_as_a_table_and_exits_1_on_a_failure(registr
 def test_the_command_takes_expected_failures(registry: Registry) -> None:
     vitzoo.register("pool", "acme/all")(AllTokens)
     only = ["check", "acme", "--only", "pool/all:prefix", "--only", "pool/all:shape"]
-    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix=it reads all"])
+    result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix=it reads all"])
     assert result.exit_code == 0
     assert "acme: 1 passed, 1 failed as expected" in result.stdout
-    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix=it reads all", "--expect", "pool/all:shape=odd"])
+    result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix=it reads all", "--expect", "pool/all:shape=odd"])
     assert result.exit_code == 1
     assert "passed, though a failure was expected" in result.stdout
-    result = runner.invoke(app, [*only, "--expect", "pool/all:prefix"])
+    result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix"])
     assert result.exit_code == 2
     assert "--expect is 'kind/name:check=why'" in result.output
 

@@ -57,7 +57,8 @@ def check_order(part: Part) -> None:
         for row, column in ((0, columns - 1), (rows - 1, 0), (rows // 2, columns // 2 + 1)):
             other = image.clone()
             top, left = round(row * height), round(column * width)
-            other[..., top : top + round(height), left : left + round(width)] += 3
+            # Not by a constant, which a norm of the pixels would take away again.
+            other[..., top : top + round(height), left : left + round(width)] *= -2
             found = _most_changed(module(other)[0], tokens)
             swapped = column * rows + row
             hint = ": rows and columns are transposed" if found == swapped else ""
