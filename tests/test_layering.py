@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import vitzoo
 
 ROOT = Path(__file__).resolve().parent.parent
 STANDARD_ONLY = [
@@ -90,8 +94,14 @@ def test_only_the_factory_builds_from_the_registry() -> None:
         for path in files("vitzoo", "")
         if "get_entry" in path.read_text() and path.name not in ("plugin.py",)
     }
-    # The catalogue resolves model names, select backends, choose formats of weights: none builds a part.
-    readers = {"vitzoo/catalog.py", "vitzoo/attention/select.py", "vitzoo/weights/formats/choose.py"}
+    # The catalogue resolves model names, select backends, choose formats of weights, testing the backend to be checked:
+    # none builds a part.
+    readers = {
+        "vitzoo/catalog.py",
+        "vitzoo/attention/select.py",
+        "vitzoo/weights/formats/choose.py",
+        "vitzoo/testing/attention.py",
+    }
     assert builders <= {"vitzoo/factory.py", *readers}
 
 
@@ -133,6 +143,36 @@ def test_importing_and_listing_import_neither_torch_nor_triton_nor_the_hub(state
     code = f"{statement}; import sys; print([name for name in ('torch', 'triton', 'huggingface_hub') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def public_modules() -> set[str]:
+    """Return the modules that plugins/README.md names as what a plugin may import."""
+    section = (ROOT / "plugins" / "README.md").read_text().partition("## What a plugin may import")[2]
+    return set(re.findall(r"`(vitzoo[\w.]*)`", section))
+
+
+def private_imports(path: Path) -> set[str]:
+    """Return what a plugin's file imports of vitzoo's that is not public."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            own = [f"vitzoo.{alias.name}" for alias in node.names if alias.name not in vitzoo.__all__]
+            found |= set(own) if node.module == "vitzoo" else {node.module or "."}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return {name for name in found if re.match(r"vitzoo(_kernels)?(\.|$)", name)} - public_modules()
+
+
+def test_plugins_import_what_is_public_alone(tmp_path: Path) -> None:
+    for name in public_modules():
+        assert importlib.util.find_spec(name), f"plugins/README.md names {name}, which does not exist"
+    for path in sorted((ROOT / "plugins").rglob("*.py")):
+        assert not private_imports(path), path
+    nosy = tmp_path / "nosy.py"
+    nosy.write_text("from vitzoo import create, factory\nimport vitzoo_other\nfrom vitzoo.factory import make\n")
+    assert private_imports(nosy) == {"vitzoo.factory"}
+    nosy.write_text("import vitzoo\nimport vitzoo.registry\nfrom vitzoo.embed.patch import PatchEmbed\n")
+    assert private_imports(nosy) == {"vitzoo.registry"}
 
 
 def test_no_folder_of_the_project_shadows_a_package() -> None:

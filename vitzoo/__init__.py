@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitzoo import testing as testing
     from vitzoo.attention.caps import AttentionCaps as AttentionCaps
     from vitzoo.attention.maps import attention_maps as attention_maps
     from vitzoo.attention.maps import explain_attention as explain_attention
@@ -58,10 +59,12 @@ _HOMES = {
     "verify": "vitzoo.parity.verify",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", "testing", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return import_module("vitzoo.testing")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'vitzoo' has no attribute {name!r}")

@@ -15,6 +15,21 @@ from vitzoo.variants import FAMILIES
 ANY_DEVICE = ("cpu", "cuda", "mps", "xpu", "meta")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
+# Settings of a ViT that a format has a place for, for the conformance checks; where there are none, a plain ViT does.
+TESTED_FORMATS = {
+    "dinov2": {"num_classes": 0, "init_values": 0.1, "mask_token": True},
+    "dinov3": {
+        "num_classes": 0,
+        "init_values": 0.1,
+        "mask_token": True,
+        "pos_embed": "none",
+        "rope": "dinov3",
+        "reg_tokens": 2,
+        "norm": ("layernorm", {"eps": 1e-5}),
+    },
+    "open_clip": {"pre_norm": True, "norm": ("layernorm", {"eps": 1e-5}), "mlp": "quick_gelu"},
+}
+
 
 def register(registrar: Registrar) -> None:
     """Register all that vitzoo brings."""
@@ -63,7 +78,8 @@ def _register_components(registrar: Registrar) -> None:
         ("pool", "gem", "pool.simple:GemPool", "generalised mean with a learned exponent"),
         ("pool", "none", "pool.simple:NoPool", "all tokens"),
     ):
-        registrar.add(kind, name, f"vitzoo.{target}", doc=doc)
+        needs = {"dist_token": True} if name == "distilled" else {}
+        registrar.add(kind, name, f"vitzoo.{target}", doc=doc, test_config=needs)
 
 
 def _register_formats(registrar: Registrar) -> None:
@@ -77,7 +93,9 @@ def _register_formats(registrar: Registrar) -> None:
         ("torchvision", "torchvision:Torchvision", "torchvision's VisionTransformer"),
         ("transformers", "transformers:Transformers", "Hugging Face: ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, MAE"),
     ):
-        registrar.add("weights", name, f"vitzoo.weights.formats.{target}", doc=doc)
+        registrar.add(
+            "weights", name, f"vitzoo.weights.formats.{target}", doc=doc, test_config=TESTED_FORMATS.get(name, {})
+        )
 
 
 def _register_backends(registrar: Registrar) -> None:

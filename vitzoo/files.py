@@ -47,6 +47,17 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield drafts[0]
 
 
+@contextmanager
+def folder_whole(path: Path) -> Iterator[Path]:
+    """Yield a draft of a new folder that takes its place at the end; on any error or interrupt nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".draft-") as kept:
+        draft = Path(kept) / path.name
+        draft.mkdir()
+        yield draft
+        draft.rename(path)
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write JSON, whole or not at all."""
     with written_whole(path) as draft:

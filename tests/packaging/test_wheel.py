@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.packaging.conftest import run
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it, without its dependencies, into a folder of its own."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], folder)
-    (wheel,) = folder.glob("vitzoo-*.whl")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel, without its dependencies, into a folder of its own."""
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names} == {
         "vitzoo",
@@ -27,19 +22,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     assert {"vitzoo/data/imagenet-1k.txt", "vitzoo/data/LICENSE.torchvision"} <= set(names)
     assert {"vitzoo/py.typed", "vitzoo_kernels/py.typed", "vitzoo_kernels/dense/forward.py"} <= set(names)
+    assert {"vitzoo/scaffold/templates/mlp.py.txt"} <= set(names)
+    folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
     run([*pip, str(folder / "site"), str(wheel)], folder)
     return folder / "site"
-
-
-def run(command: list[str], folder: Path, **environment: str) -> str:
-    """Run a command outside the checkout and return what it printed."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TRITON_INTERPRET")}
-    done = subprocess.run(
-        command, cwd=folder, env={**clean, **environment}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_installed_wheel_creates_saves_and_loads(site: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torchvision.models import ViT_B_16_Weights
 from typer.testing import CliRunner
 
 import vitzoo
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.errors import ImageError, InputError, VitzooError
 
 runner = CliRunner(env={"COLUMNS": "200"})
@@ -24,7 +24,7 @@ runner = CliRunner(env={"COLUMNS": "200"})
 
 def out_of(*arguments: str, code: int = 0) -> str:
     """Run the command in this process and return its stdout."""
-    result = runner.invoke(app, arguments, catch_exceptions=False)
+    result = runner.invoke(app_for(()), arguments, catch_exceptions=False)
     assert result.exit_code == code, result.output
     return result.stdout
 
@@ -245,7 +245,7 @@ def test_a_prediction_that_cannot_be_made_says_why_and_prints_nothing(
     kind, words, tmp_path, photo, weights, capsys
 ) -> None:
     with pytest.raises(VitzooError) as caught:
-        runner.invoke(app, ["predict", *bad(kind, tmp_path, photo, weights)], catch_exceptions=False)
+        runner.invoke(app_for(()), ["predict", *bad(kind, tmp_path, photo, weights)], catch_exceptions=False)
     assert words in str(caught.value)
     assert capsys.readouterr().out == ""
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import vitzoo
 from vitzoo.attention.caps import AttentionCaps
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.demo import compare as compare_module
 from vitzoo.demo.compare import compare
 from vitzoo.demo.digits import jitter, load_digits, require_extras
@@ -31,7 +31,7 @@ FILES = {"curves.png", "digits.png", "backends.json", "summary.json", "model"}
 def test_two_epochs_write_everything_and_fail_for_their_accuracy(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     result = CliRunner(env={"COLUMNS": "160"}).invoke(
-        app, ["demo", "--epochs", "2", "--out", str(out)], catch_exceptions=False
+        app_for(()), ["demo", "--epochs", "2", "--out", str(out)], catch_exceptions=False
     )
     assert result.exit_code == 1
     printed = " ".join(result.output.split())

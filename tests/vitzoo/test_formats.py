@@ -16,7 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer, interpolate
 from typer.testing import CliRunner
 
 import vitzoo
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.errors import CheckpointError, VitzooError
 from vitzoo.preprocess import CLIP_MEAN, Preprocess
 from vitzoo.registry import Registry
@@ -404,16 +404,16 @@ def test_images_are_prepared_as_the_source_says(tmp_path: Path) -> None:
 
 def test_the_command_converts_and_says_what_it_did(tmp_path: Path) -> None:
     theirs, folder = hf_folder("dinov2_reg", tmp_path / "hf")
-    run = CliRunner().invoke(app, ["convert", str(folder), str(tmp_path / "own.safetensors"), "--to", "dinov2"])
+    run = CliRunner().invoke(app_for(()), ["convert", str(folder), str(tmp_path / "own.safetensors"), "--to", "dinov2"])
     assert run.exit_code == 0, run.output
     assert "format transformers" in run.stdout
     assert "added pos_embed[:, 0]: zeros; the class token holds its position" in run.stdout
     there = ["convert", str(tmp_path / "own.safetensors"), str(tmp_path / "back"), "--to", "transformers", "--json"]
-    run = CliRunner().invoke(app, [*there, "--set", "num_heads=4"])
+    run = CliRunner().invoke(app_for(()), [*there, "--set", "num_heads=4"])
     assert json.loads(run.stdout)["read"]["format"] == "dinov2"
     again = type(theirs).from_pretrained(tmp_path / "back", dtype=torch.float64).eval()
     with torch.inference_mode():
         # Written in float32, torch's default.
         assert error(again(image()).pooler_output, theirs(image()).pooler_output) < 1e-5
-    run = CliRunner().invoke(app, [*there, "--set", "num_heads"])
+    run = CliRunner().invoke(app_for(()), [*there, "--set", "num_heads"])
     assert "--set 'num_heads' is not name=value" in str(run.exception)

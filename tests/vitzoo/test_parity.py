@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import vitzoo
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.errors import CheckpointError, InputError, MissingPackageError
 from vitzoo.parity import libraries
 from vitzoo.weights.formats import torchvision
@@ -199,7 +199,7 @@ def test_what_cannot_be_verified_says_why(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_command_prints_a_table_writes_json_and_exits_with_one(tmp_path: Path) -> None:
     path, _ = saved("dinov2_reg", tmp_path / "theirs")
-    done = runner.invoke(app, ["verify", str(path), "--out", str(tmp_path / "certificate.json")])
+    done = runner.invoke(app_for(()), ["verify", str(path), "--out", str(tmp_path / "certificate.json")])
     assert done.exit_code == 0, done.output
     digest = hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
     for words in (digest, "transformers Dinov2WithRegistersModel", "tokens", "equal (max rel at most 1e-10: rounding"):
@@ -212,10 +212,10 @@ def test_the_command_prints_a_table_writes_json_and_exits_with_one(tmp_path: Pat
     assert written["config"]["reg_tokens"] == 4
     assert {row["output"] for row in written["comparisons"]} == {"out", "tokens"}
 
-    done = runner.invoke(app, ["verify", str(path), "--json", "--tolerance", "1e-30"])
+    done = runner.invoke(app_for(()), ["verify", str(path), "--json", "--tolerance", "1e-30"])
     assert done.exit_code == 1
     assert json.loads(done.stdout)["verdict"] == "different"
-    done = runner.invoke(app, ["verify", str(path), "--set", 'norm={"name":"layernorm","args":{"eps":0.1}}'])
+    done = runner.invoke(app_for(()), ["verify", str(path), "--set", 'norm={"name":"layernorm","args":{"eps":0.1}}'])
     assert done.exit_code == 1
     assert "different (max rel at most 1e-10" in done.stdout
 

@@ -206,3 +206,39 @@ def test_an_output_without_lse_can_be_checked(random_qkv):
     check_attention_numbers(attention_reference, q, k, v, scale=0.5, with_lse=False)
     with pytest.raises(AssertionError, match=r"^out .*over the budget"):
         check_attention_numbers(lambda q, k, v, scale: attention_reference(q, k, v), q, k, v, scale=0.5, with_lse=False)
+
+
+def test_a_gradient_that_vanishes_is_judged_by_its_roundings():
+    generator = torch.Generator().manual_seed(0)
+    truth, low = (torch.randn(64, generator=generator, dtype=torch.float64) * size for size in (1e-17, 1e-8))
+    with pytest.raises(ValueError, match="zeros would pass"):
+        assert_within_budget(torch.zeros(64), truth, [low.float()])
+    assert_within_budget(torch.zeros(64), truth, [low.float()], vanishes=True)
+    with pytest.raises(AssertionError, match="over the budget in max and mean"):
+        assert_within_budget(torch.full((64,), 1e-6), truth, [low.float()], vanishes=True)
+
+
+def test_float64_is_not_judged_by_float32(random_qkv):
+    q, k, v = random_qkv(2, 13, 13, 2, 16, dtype=torch.float64)
+    check_attention_numbers(attention_reference, q, k, v)
+
+    def in_float32(q, k, v, **options):
+        out, lse = attention_reference(q.float(), k.float(), v.float(), **options)
+        return out.double(), lse.double()
+
+    with pytest.raises(AssertionError, match=r"out \(2, 13, 2, 16\) torch.float64: over the budget"):
+        check_attention_numbers(in_float32, q, k, v)
+
+
+def test_a_forward_alone_is_judged_without_gradients(random_qkv):
+    q, k, v = random_qkv(1, 13, 13, 2, 16)
+    seen = []
+
+    def attend(*inputs, **options):
+        seen.append([x.requires_grad for x in inputs])
+        return attention_reference(*inputs, **options)
+
+    check_attention_numbers(attend, q, k, v, with_gradients=False)
+    assert seen == [[False] * 3]
+    with pytest.raises(AssertionError, match="out .* over the budget"):
+        check_attention_numbers(lambda *x, **o: attention_reference(*x, scale=1.0, **o), q, k, v, with_gradients=False)

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 import vitzoo
-from vitzoo.cli import convert, demo, doctor, info, models, plugins, predict, push, verify
 
-app = typer.Typer(
-    name="vitzoo",
-    help="Vision Transformers in which every part is swappable by name.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
+# In the order of the help; 'new-plugin' is the function `new_plugin` in vitzoo/cli/new_plugin.py.
+COMMANDS = (
+    "models",
+    "info",
+    "plugins",
+    "check",
+    "new-plugin",
+    "doctor",
+    "predict",
+    "convert",
+    "verify",
+    "push",
+    "demo",
 )
-app.command("models")(models.models)
-app.command("info")(info.info)
-app.command("plugins")(plugins.plugins)
-app.command("doctor")(doctor.doctor)
-app.command("predict")(predict.predict)
-app.command("convert")(convert.convert)
-app.command("verify")(verify.verify)
-app.command("push")(push.push)
-app.command("demo")(demo.demo)
+
+
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """Return the command with the subcommand that `arguments` call, or with all of them where they call none.
+
+    Every subcommand's file has imports of its own, and a listing should not wait for those of the others.
+    """
+    called = [argument for argument in arguments[:1] if argument in COMMANDS]
+    app = typer.Typer(
+        name="vitzoo",
+        help="Vision Transformers in which every part is swappable by name.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(options)
+    for command in called or COMMANDS:
+        name = command.replace("-", "_")
+        app.command(command)(getattr(import_module(f"vitzoo.cli.{name}"), name))
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -33,7 +52,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")

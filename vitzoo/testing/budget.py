@@ -6,12 +6,14 @@ steps differently, plus one rounding of the truth to the result's dtype. Both th
 The rule of twice the low-precision error is that of FlashAttention's tests (arXiv 2205.14135).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vitzoo.testing.yardsticks import exact_attention, low_precision_attention
 
 AttentionFunction = Callable[..., Any]
 # How often the low-precision computation is repeated, each time summing in another order: a single element, such as the
@@ -26,6 +28,7 @@ def assert_within_budget(
     *,
     name: str = "result",
     dtype: torch.dtype | None = None,
+    vanishes: bool = False,
 ) -> None:
     """Assert that `actual` is as close to `truth` as its dtype lets an honest computation be.
 
@@ -40,6 +43,7 @@ def assert_within_budget(
             with sums in different orders.
         name: what the result is called in the message.
         dtype: the dtype that `actual` must have; that of `low_precision` when None.
+        vanishes: the result is zero but for roundings, those of the truth too, so that zeros may pass.
 
     Raises:
         AssertionError: `actual` has another shape or dtype, is not finite where the truth is, or is over the budget.
@@ -80,7 +84,7 @@ def assert_within_budget(
     found = {"max": float((error - band).max()), "mean": float(error.mean())}
     of_zeros = {"max": float((exact.abs() - band).max()), "mean": float(exact.abs().mean())}
 
-    if exact.any() and all(of_zeros[kind] <= limits[kind] for kind in limits):
+    if exact.any() and not vanishes and all(of_zeros[kind] <= limits[kind] for kind in limits):
         raise ValueError(
             f"{name}: zeros would pass, with truth up to {float(exact.abs().max()):.3e} and low_precision wrong by up "
             f"to {float(low_errors.max()):.3e}; choose inputs that {low_precision[0].dtype} can tell from zeros"
@@ -97,138 +101,6 @@ def assert_within_budget(
     )
 
 
-def exact_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    bias: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    scale: float | None = None,
-    dropout: tuple[Tensor, float] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Compute attention by the textbook formula in float64: the truth of the budget.
-
-    Args:
-        q: queries, (B, N_q, H, D).
-        k: keys, (B, N_k, H, D).
-        v: values, (B, N_k, H, D).
-        bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
-        key_mask: bool, (B, N_k), True where attention may look.
-        scale: factor on the scores; D ** -0.5 when None.
-        dropout: which weights are kept, bool, (B, H, N_q, N_k), and the share that is not; the kept ones grow.
-
-    Returns:
-        out, (B, N_q, H, D), and lse, (B, H, N_q), both float64. A query that may look at no key has zeros and -inf.
-    """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    scores = torch.einsum("bqhd,bkhd->bhqk", q.double(), k.double()) * scale
-    scores, no_key = _masked(scores, bias, key_mask)
-    weights = scores.softmax(dim=-1).masked_fill(no_key, 0.0)
-    if dropout is not None:
-        weights = weights * _factors(*dropout, weights)
-    out = torch.einsum("bhqk,bkhd->bqhd", weights, v.double())
-    return out, scores.logsumexp(dim=-1).masked_fill(no_key.squeeze(-1), -torch.inf)
-
-
-def low_precision_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    bias: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    scale: float | None = None,
-    dropout: tuple[Tensor, float] | None = None,
-    order: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Compute attention, and its gradients, with every tensor rounded to the dtype of `q`: the yardstick of the budget.
-
-    Each product is summed one term after the other in float32, in a random order, and rounded at the end: no library's
-    matrix product decides how wrong an honest result may be. The scale goes onto the keys before the product, the
-    division comes after the values, and the backward recomputes the weights from the scores and lse and subtracts the
-    sum of out * dout, as attention kernels do. Factors of float32 products are cut to TF32 where torch allows that.
-
-    Args:
-        q: queries, (B, N_q, H, D).
-        k: keys, (B, N_k, H, D).
-        v: values, (B, N_k, H, D).
-        bias: added to the scaled scores, broadcast to (B, H, N_q, N_k).
-        key_mask: bool, (B, N_k), True where attention may look.
-        scale: factor on the scores; D ** -0.5 when None.
-        dropout: which weights are kept, bool, (B, H, N_q, N_k), and the share that is not; the kept ones grow.
-        order: seed of the order in which the sums run.
-
-    Returns:
-        out, (B, N_q, H, D), and lse, (B, H, N_q), in the dtype of `q`. A query that may look at no key has zeros and
-        -inf.
-    """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    # (B, H, N, D), so that products are over the last two dimensions.
-    heads_first = [x.transpose(1, 2) for x in (q, k, v)]
-    factors = None if dropout is None else _factors(*dropout, q)
-    out, lse = _LowPrecisionAttention.apply(*heads_first, bias, key_mask, factors, scale, order)
-    return out.transpose(1, 2), lse
-
-
-class _LowPrecisionAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        key_mask: Tensor | None,
-        factors: Tensor | None,
-        scale: float,
-        order: int,
-    ) -> tuple[Tensor, Tensor]:
-        shuffle = torch.Generator().manual_seed(order)
-        scaled = k * scale
-        scores, no_key = _masked(_product(q, scaled.mT, shuffle), bias, key_mask)
-        shift = scores.amax(dim=-1, keepdim=True)
-        weights = (scores - shift).exp().masked_fill(no_key, 0.0)  # (B, H, N_q, N_k), not yet normalised
-        total = _product(weights, weights.new_ones(weights.shape[-1], 1), shuffle).masked_fill(no_key, 1.0)
-        dropped = weights if factors is None else weights * factors
-        out = _product(dropped, v, shuffle) / total
-        lse = total.log() + shift
-        ctx.save_for_backward(q, scaled, v, bias, key_mask, factors, out, lse)
-        ctx.scale, ctx.shuffle = scale, shuffle
-        return out, lse.masked_fill(no_key, -torch.inf).squeeze(-1)
-
-    @staticmethod
-    def backward(ctx: Any, dout: Tensor, dlse: Tensor) -> tuple[Tensor | None, ...]:
-        q, scaled, v, bias, key_mask, factors, out, lse = ctx.saved_tensors
-        shuffle = ctx.shuffle
-        # Computed anew, in another order: one score has two roundings, and lse belongs to the first.
-        scores, no_key = _masked(_product(q, scaled.mT, shuffle), bias, key_mask)
-        weights = (scores - lse).exp().masked_fill(no_key, 0.0)
-        delta = _product(out.unsqueeze(-2), dout.unsqueeze(-1), shuffle).squeeze(-1)  # (B, H, N_q, 1)
-        dweights = _product(dout, v.mT, shuffle)
-        dropped = weights
-        if factors is not None:
-            dropped, dweights = weights * factors, dweights * factors
-        dscores = weights * (dweights - (delta - dlse.unsqueeze(-1)))
-        dq = _product(dscores, scaled, shuffle)
-        dk = _product(dscores.mT, q, shuffle) * ctx.scale
-        dv = _product(dropped.mT, dout, shuffle)
-        dbias = None if bias is None else dscores.sum_to_size(bias.shape)
-        return dq, dk, dv, dbias, None, None, None, None
-
-
-def _product(left: Tensor, right: Tensor, shuffle: torch.Generator) -> Tensor:
-    """Return left @ right, each element a float32 sum of one term after the other, rounded to the dtype of `left`."""
-    factors = [x.float() for x in (left, right)]
-    if left.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
-        # TF32 keeps 10 of 23 mantissa bits; some hardware cuts the rest off, so that rounding would be too strict.
-        factors = [(x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32) for x in factors]
-    total = torch.zeros((), device=left.device)
-    for i in torch.randperm(left.shape[-1], generator=shuffle).tolist():
-        total = total + factors[0][..., :, i, None] * factors[1][..., None, i, :]
-    return total.to(left.dtype)
-
-
 def check_attention_numbers(
     attention: AttentionFunction,
     q: Tensor,
@@ -240,6 +112,9 @@ def check_attention_numbers(
     scale: float | None = None,
     dropout: tuple[Tensor, float] | None = None,
     with_lse: bool = True,
+    with_gradients: bool = True,
+    vanishing: Collection[str] = (),
+    unjudged: Collection[str] = (),
     seed: int = 0,
 ) -> None:
     """Assert that an attention function's output, lse and every gradient are within the budget.
@@ -255,7 +130,12 @@ def check_attention_numbers(
         scale: factor on the scores.
         dropout: which weights the function keeps when it is called like this, bool, (B, H, N_q, N_k), and the share
             that it drops; the function itself is not told.
-        with_lse: also check lse, which must be float32, and the gradients that flow through it.
+        with_lse: also check lse, which must be float32 (float64 for float64 inputs), and the gradients that flow
+            through it.
+        with_gradients: False checks the outputs alone, of inputs that need no gradient.
+        vanishing: those of 'dq', 'dk', 'dv' and 'dbias' that are zero but for roundings in this case.
+        unjudged: names of results that are left out: the low-precision computation of them is exact in this case, so it
+            tells nothing of the roundings that an honest one has.
         seed: of the random gradients of out and lse.
 
     Raises:
@@ -269,39 +149,33 @@ def check_attention_numbers(
     if key_mask is not None:
         # An lse of -inf has no slope: its gradient is left out, as the truth's would be NaN or zero at will.
         dlse = dlse * key_mask.any(dim=1)[:, None, None]
+    lse_dtype = torch.promote_types(q.dtype, torch.float32)
     fixed = {name: x for name, x in (("key_mask", key_mask), ("scale", scale)) if x is not None}
 
     def results(function: AttentionFunction, dtype: torch.dtype, gradient_of_lse: Tensor, **extra: Any) -> list[Tensor]:
-        leaves = [x.detach().to(dtype).requires_grad_() for x in (q, k, v)]
+        leaves = [x.detach().to(dtype).requires_grad_(with_gradients) for x in (q, k, v)]
         if bias is not None:
-            extra["bias"] = bias.detach().to(dtype).requires_grad_(bias.requires_grad)
+            extra["bias"] = bias.detach().to(dtype).requires_grad_(bias.requires_grad and with_gradients)
         output = function(*leaves, **fixed, **extra)
         outputs = list(output) if with_lse else [output[0] if isinstance(output, tuple) else output]
+        if not with_gradients:
+            return outputs
         if bias is not None and bias.requires_grad:
             leaves.append(extra["bias"])
         gradients = [dout.to(dtype), gradient_of_lse][: len(outputs)]
-        return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, gradients))]
+        found = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
+        unreached = [name for name, x in zip(("q", "k", "v", "bias"), found, strict=False) if x is None]
+        assert not unreached, f"no gradient reaches {', '.join(unreached)}"
+        return [x.detach() for x in (*outputs, *found)]
 
-    actual = results(attention, q.dtype, dlse.float(), **({"return_lse": True} if with_lse else {}))
+    actual = results(attention, q.dtype, dlse.to(lse_dtype), **({"return_lse": True} if with_lse else {}))
     truth = results(partial(exact_attention, dropout=dropout), torch.float64, dlse.double())
     low_precision = [
         results(partial(low_precision_attention, dropout=dropout, order=i), q.dtype, dlse) for i in range(ORDERS)
     ]
     names = ["out", *(["lse"] if with_lse else []), "dq", "dk", "dv", "dbias"]
     for name, a, t, *low in zip(names, actual, truth, *low_precision, strict=False):
-        assert_within_budget(a, t, low, name=name, dtype=torch.float32 if name == "lse" else None)
-
-
-def _factors(kept: Tensor, dropped_share: float, like: Tensor) -> Tensor:
-    """Return what dropout multiplies the weights with: 0, or what keeps their mean."""
-    return kept.to(like.dtype) / (1 - dropped_share)
-
-
-def _masked(scores: Tensor, bias: Tensor | None, key_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the scores with bias and mask, and which rows may look at no key, (B, H, N_q, 1); those are zeros."""
-    if bias is not None:
-        scores = scores + bias.to(scores.dtype)
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask[:, None, None, :], -torch.inf)
-    no_key = (scores == -torch.inf).all(dim=-1, keepdim=True)
-    return scores.masked_fill(no_key, 0.0), no_key
+        if name in unjudged:
+            continue
+        dtype = lse_dtype if name == "lse" else None
+        assert_within_budget(a, t, low, name=name, dtype=dtype, vanishes=name in vanishing)
