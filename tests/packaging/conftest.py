@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -61,6 +62,18 @@ class Environment:
     def install(self, *wheels: Path) -> None:
         """Install wheels, without what they depend on."""
         self.pip("install", "--no-deps", "--no-index", "--force-reinstall", *map(str, wheels))
+
+    def shell(self, line: str, folder: Path) -> None:
+        """Run a line as people type it, but offline: pip and build take what is there."""
+        program, *arguments = shlex.split(line)
+        offline = ["--no-deps", "--no-index", "--no-build-isolation"]
+        pip = [sys.executable, "-m", "pip", "--python", self.python]
+        commands = {
+            "pip": [*pip, *arguments, *offline],
+            "vitzoo": [str(self.folder / "venv/bin/vitzoo"), *arguments],
+            "python": [self.python, *arguments, *(["--no-isolation"] if arguments[:2] == ["-m", "build"] else [])],
+        }
+        run(commands[program], folder)
 
     def vitzoo(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the command, wide enough for whole words."""

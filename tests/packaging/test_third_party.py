@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.packaging.conftest import Environment
+from tests.packaging.conftest import ROOT, Environment
 
 CREATE = """
 import torch, vitzoo
@@ -25,6 +25,21 @@ BUILT_IN = """
 import torch, vitzoo
 print(vitzoo.create("vit_tiny", img_size=32, depth=1)(torch.ones(1, 3, 32, 32)).shape)
 """
+
+
+def test_the_commands_of_the_plugin_guide_work(environment: Environment) -> None:
+    text = (ROOT / "plugins/README.md").read_text().partition("## From nothing to a published plugin")[2]
+    block = text.partition("\n    ")[2].partition("\n\n")[0]
+    lines = [line.strip() for line in block.splitlines()]
+    assert lines[0].startswith("vitzoo new-plugin")
+    assert lines.pop().startswith("twine upload")  # which needs an index and its password
+    folder = environment.folder
+    for line in lines:
+        if line.startswith("cd "):
+            folder = folder / line.removeprefix("cd ")
+        else:
+            environment.shell(line, folder)
+    assert sorted(path.suffix for path in (folder / "dist").iterdir()) == [".gz", ".whl"]
 
 
 def statuses(environment: Environment) -> dict[str, dict[str, str]]:
