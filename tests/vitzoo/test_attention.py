@@ -9,6 +9,7 @@ import pytest
 import torch
 from families import FAMILIES, SMALL, small
 from torch import Tensor, nn
+from vitzoo_kernels import attention_reference
 
 import vitzoo
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem
@@ -150,6 +151,28 @@ def test_a_pool_made_later_attends_as_the_model_does(registry: Registry) -> None
     assert [call["n_q"] for call in calls] == [17, 17, 1]
 
 
+def test_a_backend_gets_q_k_and_v_in_one_tensor_where_a_layer_has_them_so(registry: Registry) -> None:
+    shapes = []
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        return attention_reference(q, k, v, **options)
+
+    def packed(qkv: Tensor, **options: Any) -> Tensor:
+        shapes.append(tuple(qkv.shape))
+        return attend(*qkv.unbind(2), **options)
+
+    attend.packed = packed  # type: ignore[attr-defined]
+    vitzoo.register("attention", "lab/packed", caps=EVERYTHING)(attend)
+    model = small("vit", attn="lab/packed")
+    torch.testing.assert_close(model(images()), small("vit", attn="reference")(images()), rtol=0, atol=0)
+    assert shapes == [(2, 17, 3, 2, 32)] * len(model.blocks)
+    assert "lab/packed ran 17 queries x 17 keys" in str(vitzoo.explain_attention(model, images()))
+    assert len(shapes) == 2 * len(model.blocks)
+    # A rope turns q and k after the projection, so they are no slices any more.
+    small("rope_mixed", attn="lab/packed")(images())
+    assert len(shapes) == 2 * len(model.blocks)
+
+
 def test_an_order_falls_through_to_the_first_that_can(registry: Registry) -> None:
     first = counting(registry, "lab/first", AttentionCaps(devices=("cuda",), dtypes=("float32",), head_dims=None))
     second = counting(registry, "lab/second", EVERYTHING)
@@ -246,6 +269,9 @@ def test_attention_maps_are_the_weights_that_made_the_output(family: str) -> Non
                 values[self.name] = v
                 outputs[self.name] = self.inner(q, k, v, **options)
                 return outputs[self.name]
+
+            def packed(self, qkv: Tensor, **options: Any) -> Tensor:
+                return self(*qkv.unbind(2), **options)
 
         layer.attend = Spy(name, inner)
     maps = vitzoo.attention_maps(model, images(), queries="all")

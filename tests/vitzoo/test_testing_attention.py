@@ -39,6 +39,13 @@ def wrong_scale(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, 
     return right(q, k, v, scale=1.0 if scale is None else scale, **options)
 
 
+def forgetful_when_packed(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    return right(q, k, v, **options)
+
+
+forgetful_when_packed.packed = lambda qkv, **options: right(*qkv.unbind(2))  # type: ignore[attr-defined]
+
+
 def inverted_mask(q: Tensor, k: Tensor, v: Tensor, *, key_mask: Tensor | None = None, **options: Any) -> Any:
     return right(q, k, v, key_mask=None if key_mask is None else ~key_mask, **options)
 
@@ -240,6 +247,7 @@ def wrong_fake(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -
         ),
         (wrong_scale, PLAIN, "scale", "the scores are not multiplied with a scale (scale=None is head_dim ** -0.5)"),
         (without("scale"), PLAIN, "scale", "scale=0.7 is ignored"),
+        (forgetful_when_packed, PLAIN, "packed", "out of packed(qkv) is not that of the function itself"),
         (without("bias"), ALL, "bias_full", "the bias is ignored: it is added to the scaled scores"),
         (without("key_mask"), ALL, "key_mask", "the key mask is ignored"),
         (inverted_mask, ALL, "key_mask", "the key mask is read the wrong way round: True is where attention may look"),

@@ -182,6 +182,11 @@ class _Watched(Attend):
         self.tell(q, k, v, options)
         return self.inner(q, k, v, **options)
 
+    def packed(self, qkv: Tensor, **options: Any) -> Tensor:
+        q, k, v = qkv.unbind(2)
+        self.tell(q, k, v, options)
+        return self.inner.packed(qkv, **options)
+
 
 @contextmanager
 def _watched(

@@ -88,8 +88,12 @@ class Attention(nn.Module):
         Returns:
             (B, N, C).
         """
-        q, k, v = self._project(x, rotation)
-        out = self.attend(q, k, v, bias=bias, key_mask=key_mask, dropout_p=dropout_p(self, self.attn_drop))
+        drop = dropout_p(self, self.attn_drop)
+        if self.qkv is not None and rotation is None and self.q_norm is None and self.k_norm is None:
+            out = self.attend.packed(self._packed(x), bias=bias, key_mask=key_mask, dropout_p=drop)
+        else:
+            q, k, v = self._project(x, rotation)
+            out = self.attend(q, k, v, bias=bias, key_mask=key_mask, dropout_p=drop)
         out = out.flatten(-2)
         out = self.proj(out if self.norm is None else self.norm(out))
         return F.dropout(out, self.proj_drop, self.training) if self.proj_drop else out
@@ -100,8 +104,7 @@ class Attention(nn.Module):
         if self.qkv is None:
             q, k, v = (layer(x).unflatten(-1, heads) for layer in (self.q_proj, self.k_proj, self.v_proj))
         else:
-            qkv = self.qkv(x) if self.q_bias is None else F.linear(x, self.qkv.weight, self._packed_bias())
-            qkv = qkv.unflatten(-1, (3, *heads))  # (B, N, 3, H, D)
+            qkv = self._packed(x)
             if rotation is not None and self.q_norm is None and self.k_norm is None:
                 q, k = rotate(qkv[:, :, :2], rotation).unbind(2)
                 return q, k, qkv[:, :, 2]
@@ -112,10 +115,16 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation), rotate(k, rotation)
         return q, k, v
 
-    def _packed_bias(self) -> Tensor:
-        assert self.q_bias is not None
-        assert self.v_bias is not None
-        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+    def _packed(self, x: Tensor) -> Tensor:
+        """Return q, k and v in one tensor, (B, N, 3, H, D)."""
+        assert self.qkv is not None
+        if self.q_bias is None:
+            qkv = self.qkv(x)
+        else:
+            assert self.v_bias is not None
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+            qkv = F.linear(x, self.qkv.weight, bias)
+        return qkv.unflatten(-1, (3, self.num_heads, self.head_dim))
 
 
 def dropout_p(module: nn.Module, rate: float) -> float:

@@ -24,7 +24,7 @@ AUTO: tuple[str, ...] = ("sdpa",)
 class AttentionFunction(Protocol):
     """A backend: attention over (B, N, H, D), as described in plugins/README.md."""
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    def __call__(self, *tensors: Tensor, **options: Any) -> Tensor:
         """Return (B, N_q, H, D), contiguous."""
         ...
 
@@ -150,24 +150,52 @@ class Attend:
         Raises:
             BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
         """
+        chosen = self._chosen(q, k, v, bias, key_mask, dropout_p)
+        return chosen.function(q, k, v, **_asked(bias, key_mask, scale, dropout_p))
+
+    def packed(
+        self,
+        qkv: Tensor,
+        *,
+        bias: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        scale: float | None = None,
+        dropout_p: float = 0.0,
+    ) -> Tensor:
+        """Compute the same of q, k and v in one tensor, whose gradient the backend may then write as one.
+
+        Three gradients of three slices would be put together by a copy of all of them.
+
+        Args:
+            qkv: (B, N, 3, H, D).
+            bias: as for a call.
+            key_mask: as for a call.
+            scale: as for a call.
+            dropout_p: as for a call.
+
+        Returns:
+            (B, N, H, D), contiguous.
+
+        Raises:
+            BackendUnsupported: as for a call.
+        """
+        q, k, v = qkv.unbind(2)
+        chosen = self._chosen(q, k, v, bias, key_mask, dropout_p)
+        options = _asked(bias, key_mask, scale, dropout_p)
+        packed: AttentionFunction | None = getattr(chosen.function, "packed", None)
+        return chosen.function(q, k, v, **options) if packed is None else packed(qkv, **options)
+
+    def _chosen(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, dropout_p: float
+    ) -> Backend:
+        """Return the backend that runs a call."""
         key = call_key(q, k, v, bias, key_mask, dropout_p)
         if torch.compiler.is_compiling():
             # The choice is made once, while tracing; a cache would be a side effect that makes the graph stale.
-            chosen = self.select(problem_of(key, q.shape[1], k.shape[1]))
-        elif key in self._plans:
-            chosen = self._plans[key]
-        else:
-            chosen = self._plans[key] = self.select(problem_of(key, q.shape[1], k.shape[1]))
-        options: dict[str, Any] = {}
-        if bias is not None:
-            options["bias"] = bias
-        if key_mask is not None:
-            options["key_mask"] = key_mask
-        if scale is not None:
-            options["scale"] = scale
-        if dropout_p > 0:
-            options["dropout_p"] = dropout_p
-        return chosen.function(q, k, v, **options)
+            return self.select(problem_of(key, q.shape[1], k.shape[1]))
+        if key not in self._plans:
+            self._plans[key] = self.select(problem_of(key, q.shape[1], k.shape[1]))
+        return self._plans[key]
 
     def select(self, problem: AttentionProblem) -> Backend:
         """Return the first allowed backend that can run the problem.
@@ -240,6 +268,20 @@ def problem_of(key: CallKey, n_q: int, n_k: int) -> AttentionProblem:
         dropout=dropout,
         needs_grad=needs_grad,
     )
+
+
+def _asked(bias: Tensor | None, key_mask: Tensor | None, scale: float | None, dropout_p: float) -> dict[str, Any]:
+    """Return the options of a call that are not at their defaults: a backend need accept no others."""
+    options: dict[str, Any] = {}
+    if bias is not None:
+        options["bias"] = bias
+    if key_mask is not None:
+        options["key_mask"] = key_mask
+    if scale is not None:
+        options["scale"] = scale
+    if dropout_p > 0:
+        options["dropout_p"] = dropout_p
+    return options
 
 
 def _require(names: Sequence[str], backends: Sequence[Backend], head_dim: int) -> None:

@@ -54,6 +54,7 @@ def checks(entry: Entry) -> list[Check]:
     if caps.deterministic:
         on_device["repeatable"] = contract.check_repeatable
     on_device |= {
+        "packed": contract.check_packed,
         "autocast": torch_checks.check_autocast,
         "compiles": torch_checks.check_compiles,
         "opcheck": torch_checks.check_opcheck,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vitzoo.testing.backend import Backend, normal
 from vitzoo.testing.backend_numbers import first
+from vitzoo.testing.check import Unavailable
 
 # Where Python code gets memory that nobody has written to.
 ALLOCATORS = (
@@ -104,6 +106,27 @@ def check_repeatable(backend: Backend, device: str) -> None:
             f"caps declare deterministic=True, but {differing} of {value.numel()} elements of {name} differ between "
             "two runs"
         )
+
+
+def check_packed(backend: Backend, device: str) -> None:
+    """What it offers for q, k and v in one tensor computes the same, with every option that it declares."""
+    packed: Any = getattr(backend.function, "packed", None)
+    if packed is None:
+        raise Unavailable("it offers no packed(qkv) for q, k and v in one tensor")
+    options: dict[str, Any] = {"scale": 0.7}
+    if backend.caps.bias:
+        options["bias"] = normal((2, 37, 37), seed=5).to(device, backend.dtype)
+    if backend.caps.key_mask:
+        options["key_mask"] = (torch.arange(37, device=device) % 3 > 0).expand(2, -1)
+
+    def unpacked(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+        return packed(torch.stack([q, k, v], dim=2), **options)
+
+    inputs = backend.qkv(37, device=device)
+    expected = everything(backend, *inputs, **options)
+    found = everything(replace(backend, entry=replace(backend.entry, target=unpacked)), *inputs, **options)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), f"{name} of packed(qkv) is not that of the function itself"
 
 
 def everything(backend: Backend, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> dict[str, Tensor]:

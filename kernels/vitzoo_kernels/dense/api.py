@@ -157,6 +157,10 @@ def attention_qkvpacked(
     return (out, lse) if return_lse else out
 
 
+# Whoever holds the function finds here what to call with one tensor.
+attention.packed = attention_qkvpacked  # type: ignore[attr-defined]
+
+
 def attention_varlen(
     q: Tensor,
     k: Tensor,
