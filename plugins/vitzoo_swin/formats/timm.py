@@ -69,7 +69,7 @@ class Timm:
                 settings = {
                     name: told[name] for name in ("img_size", "window_size", "pretrained_window_sizes")
                 } | settings
-        elif "input_size" in images:
+        if "img_size" not in settings and "input_size" in images:
             settings["img_size"] = tuple(images["input_size"][-2:])
         settings |= _arguments(config.get("model_args", {}))
         known = {**settings, **hints}
