@@ -516,6 +516,10 @@ def test_what_the_manifest_says_is_complete_and_the_wheel_holds_it() -> None:
     project = tomllib.loads((root / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["vitzoo.plugins"]["swin"] == "vitzoo_swin.manifest:register"
     assert "plugins/vitzoo_swin" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    public = (root / "plugins/README.md").read_text()
+    for file in (root / "plugins/vitzoo_swin").rglob("*.py"):
+        for module in re.findall(r"^from (vitzoo\.[\w.]+) import", file.read_text(), flags=re.MULTILINE):
+            assert f"`{module}`" in public, f"{file} imports {module}, which no page calls public"
     for entry in get_registry().entries("model"):
         if entry.provider == "swin":
             assert {"license", "paper", "arxiv", "test_config"} <= entry.meta.keys()
