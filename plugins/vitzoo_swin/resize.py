@@ -52,11 +52,25 @@ def resized_state(
         what = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         why = f"windows of {old[0]}x{old[1]} to {new[0]}x{new[1]}, offsets at geometric distances"
         notes.append(Note(action="resized", what=what, why=why))
+    notes += _measured_otherwise(config, source)
     kernel = result.get(KERNEL)
     if kernel is not None and kernel.ndim == 4:
         result[KERNEL], more = _resized_kernel(kernel, config)
         notes += more
     return result, notes
+
+
+def _measured_otherwise(config: SwinConfig, source: SwinConfig | None) -> list[Note]:
+    """Return a note when version 2 has other windows than its source, and measures offsets by them: no shape tells."""
+    if config.version == 1 or source is None or config.depths != source.depths:
+        return []
+    for stage in range(len(config.depths)):
+        old, new = source.window_of(stage), config.window_of(stage)
+        if old != new and not any(config.pretrained_window_sizes[stage]):
+            what = f"windows of {new[0]}x{new[1]} in stage {stage}, the source's are {old[0]}x{old[1]}"
+            why = "offsets are measured by the model's own, as timm does; pretrained_window_sizes= measures by others"
+            return [Note(action="set", what=what, why=why)]
+    return []
 
 
 def _resized_kernel(kernel: Tensor, config: SwinConfig) -> tuple[Tensor, list[Note]]:

@@ -266,6 +266,7 @@ def test_another_size_gives_timms_numbers_in_place_and_through_a_file(
     loaded = vitzoo.load(tmp_path / "small", dtype=torch.float64, **told).eval()
     assert error(loaded(x), ours(x)) < EXACT
     resized = [note.what for note in loaded.load_report.of("resized")]
+    assert bool(loaded.load_report.of("set")) == (version == 2 and "window_size" in change)
     # Stages 0 and 1 had windows of 5x5, and stage 2 of its whole grid, 4x4.
     first, last = (f"layers.{stage}.blocks.0.attn.relative_position_bias_table and" for stage in (0, 2))
     tables = version == 1 and ours.settings.window_size != ((5, 5),) * 3

@@ -98,10 +98,13 @@ def _read(source: Source, format: str, config: Mapping[str, Any]) -> Reading:
 
 def _new_head(state: dict[str, Tensor], model: Any) -> list[Note]:
     """Draw the classifier anew, in place: of the model's own form, from normal(0.02)."""
-    if not hasattr(model, "get_classifier"):
-        raise CheckpointError(f"reset='head' needs a model with get_classifier; {type(model).__name__} has none")
-    classifier: nn.Module = model.get_classifier()
-    (name,) = [name for name, part in model.named_modules() if part is classifier]
+    classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None
+    name = next((name for name, part in model.named_modules() if part is classifier), "")
+    if not name:
+        raise CheckpointError(
+            f"reset='head' needs a model whose get_classifier() returns one of its modules; {type(model).__name__} has "
+            "none such"
+        )
     for key in [key for key in state if key.startswith(f"{name}.")]:
         del state[key]
     if not list(classifier.parameters()):

@@ -41,13 +41,12 @@ def formats_for(model: str | None) -> list[str]:
     return [name for name, pattern in patterns.items() if pattern is not None and fnmatchcase(model, pattern)]
 
 
-def require_format_for(model: str | None, format: str, *, format_of: str = "format=") -> None:
+def require_format_for(model: str | None, format: str) -> None:
     """Raise CheckpointError unless the format is for the plugin's own model of that name, or, for None, for plain ViTs.
 
     Args:
         model: as for `formats_for`.
         format: a format's name.
-        format_of: the words before the format's name in the message.
 
     Raises:
         CheckpointError: it is for other models; the message holds the formats for this one.
@@ -60,7 +59,7 @@ def require_format_for(model: str | None, format: str, *, format_of: str = "form
     theirs = "plain ViTs" if pattern is None else f"the models {pattern}"
     ours = "this is a plain ViT" if model is None else f"this is {model!r}"
     possible = ", ".join(["vitzoo", *suited])
-    raise CheckpointError(f"{format_of}{format!r} is for {theirs}, and {ours} (possible for it: {possible})")
+    raise CheckpointError(f"format={format!r} is for {theirs}, and {ours} (possible for it: {possible})")
 
 
 def detect(source: Source, *, among: Iterable[str] | None = None, or_else: str | None = None) -> str:
