@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,9 @@ from vitzoo.preprocess import Preprocess
 from vitzoo.provenance import announce
 from vitzoo.weights.apply import apply_weights
 from vitzoo.weights.default import DEFAULT, open_default
+from vitzoo.weights.formats.base import Reading
 from vitzoo.weights.origin import origin_of
+from vitzoo.weights.own import prepare_own
 from vitzoo.weights.pages import on_fresh_pages
 from vitzoo.weights.prepare import Prepared, prepare
 from vitzoo.weights.report import LoadReport
@@ -87,7 +89,7 @@ def create(
         name, weights = open_default(name)
     if out_indices is not None and not features_only:
         raise ConfigError(f"out_indices={out_indices!r} is for features_only=True")
-    recipe = _recipe(name, config, attn)
+    recipe = recipe_of(name, config, attn)
     if weights is None:
         if format is not None or reset:
             raise ConfigError(f"format={format!r} and reset={reset!r} are for weights=...")
@@ -96,6 +98,10 @@ def create(
             if isinstance(model, VisionTransformer):
                 model.init_weights(needs_reset=False)
         model = model if dtype is None else model.to(dtype)
+    elif recipe.config is None:
+        source = weights if isinstance(weights, Source) else open_source(weights)
+        parts = (reset,) if isinstance(reset, str) else tuple(reset)
+        model = load_own(recipe, source, given=config, format=format, reset=parts, device=device, dtype=dtype)
     else:
         source = weights if isinstance(weights, Source) else open_source(weights)
         with torch.device("meta"):
@@ -105,6 +111,37 @@ def create(
         built = empty if prepared.config == recipe.config else None
         model = load_prepared(recipe, prepared, source, empty=built, device=device, dtype=dtype)
     return FeatureExtractor(model, 3 if out_indices is None else out_indices) if features_only else model
+
+
+def load_own(
+    recipe: Recipe,
+    source: Source,
+    *,
+    given: Mapping[str, Any],
+    format: str | None,
+    reset: Sequence[str],
+    reading: Reading | None = None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    """Build a plugin's own model with weights, or raise; the arguments are those of `prepare_own`."""
+
+    def build(options: Mapping[str, Any]) -> nn.Module:
+        with torch.device("meta"):
+            return replace(recipe, options=FrozenDict(options)).build()
+
+    prepared, empty = prepare_own(
+        source,
+        name=recipe.name,
+        options=recipe.options,
+        build=build,
+        given=given,
+        format=format,
+        reset=reset,
+        reading=reading,
+    )
+    recipe = replace(recipe, options=FrozenDict(prepared.options))
+    return load_prepared(recipe, prepared, source, empty=empty, device=device, dtype=dtype)
 
 
 def load_prepared(
@@ -290,7 +327,13 @@ class Recipe:
         return model
 
 
-def _recipe(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> Recipe:
+def recipe_of(name: str | ViTConfig, config: dict[str, Any], attn: AttnLike) -> Recipe:
+    """Return what to build for a name and the caller's settings.
+
+    Raises:
+        UnknownNameError: nothing has such a name.
+        ConfigError: a setting that does not exist, or that no ViT can have.
+    """
     if isinstance(name, ViTConfig):
         return Recipe(name="", attn=attn, config=name.with_changes(**config))
     found = find_model(name)

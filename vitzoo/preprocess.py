@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -111,11 +111,16 @@ def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]
     config = getattr(model, "config", None)
     if not isinstance(preprocess, Preprocess) or config is None:
         raise ConfigError(f"{type(model).__name__} does not say how its images are to be processed")
-    if config.in_chans not in (1, 3):
-        raise ConfigError(f"an image file has 1 or 3 channels; the model takes in_chans={config.in_chans}")
-    height, width = config.img_size
+    # A plugin's own model keeps its settings in a mapping.
+    settings = config if isinstance(config, Mapping) else vars(config)
+    if not {"in_chans", "img_size"} <= settings.keys():
+        raise ConfigError(f"{type(model).__name__} has no in_chans and img_size among its settings")
+    in_chans, size = settings["in_chans"], settings["img_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    if in_chans not in (1, 3):
+        raise ConfigError(f"an image file has 1 or 3 channels; the model takes in_chans={in_chans}")
     mode = InterpolationMode(preprocess.interpolation)
-    mean, std = preprocess.for_channels(config.in_chans)
+    mean, std = preprocess.for_channels(in_chans)
     if train:
         fit: list[Any] = [v2.RandomResizedCrop((height, width), interpolation=mode), v2.RandomHorizontalFlip()]
     else:
@@ -130,7 +135,7 @@ def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]
         fit = [resize, v2.CenterCrop((height, width))]
     return v2.Compose(
         [
-            v2.RGB() if config.in_chans == 3 else v2.Grayscale(),
+            v2.RGB() if in_chans == 3 else v2.Grayscale(),
             *fit,
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),

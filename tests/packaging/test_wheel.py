@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import zipfile
 from pathlib import Path
@@ -18,6 +19,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert {name.partition("/")[0] for name in names} == {
         "vitzoo",
         "vitzoo_kernels",
+        "vitzoo_swin",
         wheel.name[: -len("-py3-none-any.whl")] + ".dist-info",
     }
     assert {"vitzoo/data/imagenet-1k.txt", "vitzoo/data/LICENSE.torchvision"} <= set(names)
@@ -48,6 +50,8 @@ def test_the_installed_command_answers(site: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "vitzoo", "models", "vit_small*"], tmp_path, PYTHONPATH=str(site)
     )
     assert (site / "bin/vitzoo").is_file()
+    listed = run([sys.executable, "-m", "vitzoo", "models", "swin/v1", "--json"], tmp_path, PYTHONPATH=str(site))
+    assert [row["plugin"] for row in json.loads(listed)] == ["swin"]
 
 
 def test_triton_is_asked_for_on_linux_alone(site: Path) -> None:

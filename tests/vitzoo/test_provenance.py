@@ -98,7 +98,7 @@ def test_models_are_listed_by_licence_and_by_checkpoint() -> None:
     assert "vit_base_patch16_224.mae" not in tagged
     assert "vit_base_patch16_224.dino" in tagged
     # A bare name is what create(name, weights="default") loads.
-    for name in permissive:
+    for name in vitzoo.list_models(license="permissive", plugin="vitzoo"):
         variant = find_model(name).target
         if variant.default_tag is not None:
             assert kind_of(find_default(name).tag.license) == "permissive", name

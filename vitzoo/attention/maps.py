@@ -77,7 +77,8 @@ def attention_maps(
         heads: 'all' or head numbers.
 
     Returns:
-        {module name: (B, heads, queries, N_k)} in the order of the layers; rows sum to 1.
+        {module name: (B, heads, queries, N_k)} in the order of the layers; rows sum to 1. Of a layer that attends in
+        windows, B counts the windows of all images; if it attends several times, one call's follow the other's.
 
     Raises:
         InputError: a layer, query or head that the model does not have.
@@ -99,13 +100,14 @@ def attention_maps(
         bias = options.get("bias")
         if bias is not None:
             bias = bias.expand(q.shape[0], q.shape[2], q.shape[1], k.shape[1])[:, picked][:, :, rows]
-        maps[name] = vitzoo_kernels.attention_rows(
+        weights = vitzoo_kernels.attention_rows(
             q[:, rows][:, :, picked],
             k[:, :, picked],
             scale=options.get("scale"),
             bias=bias,
             key_mask=options.get("key_mask"),
         )
+        maps[name] = torch.cat([maps[name], weights]) if name in maps else weights
 
     was_training = model.training
     model.eval()
@@ -162,7 +164,10 @@ def explain_attention(model: nn.Module, x: Tensor) -> AttentionReport:
             f"{problem.n_q} queries x {problem.n_k} keys, head_dim {problem.head_dim}, {problem.dtype} "
             f"on {problem.device}{', with gradients' if problem.needs_grad else ''}"
         )
-        kinds.setdefault((words, ran), []).append(name)
+        names = kinds.setdefault((words, ran), [])
+        # A layer with windows may attend several times.
+        if name not in names:
+            names.append(name)
         refusals[words, ran] = refusals_of_all(problem)
 
     with torch.set_grad_enabled(model.training and torch.is_grad_enabled()), _watched(every, record):

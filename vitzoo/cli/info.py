@@ -10,6 +10,7 @@ import typer
 from vitzoo.catalog import find_model
 from vitzoo.cli.output import console, megabytes, millions, show_json, show_table, size
 from vitzoo.licenses import UNSTATED, kind_of
+from vitzoo.preprocess import Preprocess
 from vitzoo.variants.table import Variant
 
 
@@ -65,12 +66,19 @@ def _collect(name: str, img_size: tuple[int, int] | None, batch_size: int) -> di
     if not isinstance(found.target, Variant) or found.config is None or found.preprocess is None:
         from vitzoo.factory import create
 
-        params = list(create(name, device="meta").parameters())
+        model: Any = create(name, device="meta")
+        params = list(model.parameters())
         count, memory = sum(p.numel() for p in params), sum(p.numel() * p.element_size() for p in params)
         cost: dict[str, Any] = {"params": count, "param_bytes": memory}
-        empty: dict[str, Any] = {"paper": "", "arxiv": "", "preprocess": {}, "config": {}, "tags": {}}
-        license = found.entry.meta.get("license", UNSTATED)
-        return {**common, **empty, "license": license, "default": None, "cost": cost}
+        meta, images = found.entry.meta, getattr(model, "preprocess", None)
+        told: dict[str, Any] = {
+            "paper": meta.get("paper", ""),
+            "arxiv": meta.get("arxiv", ""),
+            "license": meta.get("license", UNSTATED),
+            "preprocess": images.to_dict() if isinstance(images, Preprocess) else {},
+            "config": dict(model.config),
+        }
+        return {**common, **told, "tags": {}, "default": None, "cost": cost}
     from vitzoo.profile import profile
 
     variant = found.target

@@ -18,7 +18,7 @@ from vitzoo.factory import create
 from vitzoo.parity.certificate import Certificate, compare
 from vitzoo.parity.libraries import LIBRARIES, Checkpoint, Library, Reader, read_with
 from vitzoo.weights.disk import is_native, load
-from vitzoo.weights.formats.choose import detect
+from vitzoo.weights.formats.choose import detect, models_of
 from vitzoo.weights.prepare import NATIVE
 from vitzoo.weights.source import find_directory, open_source
 
@@ -202,6 +202,8 @@ def _no_library(checkpoint: Checkpoint) -> str:
             f"{name} is in vitzoo's own format, which no other library reads: say what it was made from, "
             "vitzoo verify CHECKPOINT --against ORIGINAL"
         )
+    if models_of(format) is not None:
+        return f"{name} is of the format {format!r}, of a plugin's own models; verify compares plain ViTs"
     others = [other for other, library in LIBRARIES.items() if format in library.others]
     ask = f", but {others[0]} reads it when asked to: --with {others[0]} --model NAME" if others else ""
     return (

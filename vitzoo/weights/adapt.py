@@ -147,7 +147,7 @@ def _adapt_patches(state: dict[str, Tensor], config: ViTConfig, given: Collectio
     kernel, notes = state[KERNEL], []
     channels, wanted = kernel.shape[1], config.in_chans
     if channels != wanted and "in_chans" in given:
-        kernel = _with_channels(kernel, wanted)
+        kernel = with_channels(kernel, wanted)
         how = "repeated and scaled" if wanted > 1 else "summed"
         why = f"{channels} to {wanted} channels, {how}"
         notes.append(Note(action="resized", what=KERNEL, why=why))
@@ -161,7 +161,8 @@ def _adapt_patches(state: dict[str, Tensor], config: ViTConfig, given: Collectio
     return notes
 
 
-def _with_channels(kernel: Tensor, wanted: int) -> Tensor:
+def with_channels(kernel: Tensor, wanted: int) -> Tensor:
+    """Return a patch kernel (C, in_chans, h, w) for other channels: repeated and scaled, or summed to one."""
     channels = kernel.shape[1]
     if wanted == 1:
         return kernel.sum(dim=1, keepdim=True)

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from vitzoo.attention.select import AttnLike
-from vitzoo.config import ViTConfig
+from vitzoo.config import FIELD_ALIASES, ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
-from vitzoo.factory import Recipe, create, load_prepared
+from vitzoo.factory import Recipe, create, load_own, load_prepared, recipe_of
 from vitzoo.files import json_text, written_together
 from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
-from vitzoo.weights.formats.choose import format_names, get_format
+from vitzoo.weights.formats.choose import format_names, get_format, models_of, require_format_for
 from vitzoo.weights.native import describe, parse
 from vitzoo.weights.origin import metadata_of
-from vitzoo.weights.prepare import NATIVE, prepare_unnamed
+from vitzoo.weights.prepare import NATIVE, prepare_unnamed, read_unnamed
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import (
     CONFIG_FILE,
@@ -82,15 +82,29 @@ def load(
         model.model_name = json.loads(text)["model"]
         if not reset:
             model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
+        if preprocess is not None:
+            model.preprocess = preprocess  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)
-        name, prepared = prepare_unnamed(source, given=config, format=format, reset=parts)
-        recipe = Recipe(name=name, attn=attn, config=prepared.config)
-        model = load_prepared(recipe, prepared, source, empty=None, device=device, dtype=dtype)
-        preprocess = prepared.preprocess
-    if preprocess is not None:
-        model.preprocess = preprocess  # type: ignore[assignment]
+        detected, reading = read_unnamed(source, given=config, format=format)
+        if models_of(detected) is not None:
+            asked = {FIELD_ALIASES.get(name, name): value for name, value in config.items()}
+            recipe = recipe_of(str(reading.model), {**reading.settings, **asked}, attn)
+            model = load_own(
+                recipe,
+                source,
+                given=config,
+                format=detected,
+                reset=parts,
+                reading=reading,
+                device=device,
+                dtype=dtype,
+            )
+        else:
+            name, prepared = prepare_unnamed(reading, given=config, format=detected, reset=parts)
+            recipe = Recipe(name=name, attn=attn, config=prepared.config)
+            model = load_prepared(recipe, prepared, source, empty=None, device=device, dtype=dtype)
     return model
 
 
@@ -121,8 +135,11 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
         writing = Writing(state=state, weights_file=WEIGHTS_FILE, files={CONFIG_FILE: description})
     else:
         config, preprocess = getattr(model, "config", None), getattr(model, "preprocess", None)
-        if not isinstance(config, ViTConfig) or not isinstance(preprocess, Preprocess):
-            raise CheckpointError(f"format {format!r} is for plain ViTs; a plugin's model is saved as {NATIVE!r} alone")
+        require_format_for(None if isinstance(config, ViTConfig) else description["model"], format)
+        if not isinstance(preprocess, Preprocess):
+            raise CheckpointError(
+                f"{type(model).__name__} does not say what its images are (`preprocess`), which format {format!r} needs"
+            )
         writing = get_format(format).write(state, config, preprocess)
         if getattr(model, "labels", ()):
             why = f"vitzoo writes the names of classes in the format {NATIVE!r} alone"

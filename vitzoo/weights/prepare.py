@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from vitzoo.config import FIELD_ALIASES, Component, ViTConfig
 from vitzoo.errors import CheckpointError
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.adapt import adapt
-from vitzoo.weights.formats.choose import detect, get_format
+from vitzoo.weights.formats.base import Reading
+from vitzoo.weights.formats.choose import detect, formats_for, get_format, require_format_for
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
 
@@ -30,6 +31,7 @@ class Prepared:
     Args:
         state: {vitzoo's name: tensor}.
         config: the settings that the model is to have; None for a plugin's own model.
+        options: the arguments of a plugin's own model; none for a plain ViT.
         preprocess: what the source says of its images, or None.
         format: the format's name.
         labels: the names of the classes, or none.
@@ -40,6 +42,7 @@ class Prepared:
     config: ViTConfig | None
     preprocess: Preprocess | None
     format: str
+    options: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -47,17 +50,17 @@ class Prepared:
 def prepare(
     source: Source,
     *,
-    config: ViTConfig | None,
+    config: ViTConfig,
     own: Collection[str],
     given: Mapping[str, Any],
     format: str | None,
     reset: Collection[str],
 ) -> Prepared:
-    """Return weights for a model that the caller named.
+    """Return weights for a plain ViT that the caller named.
 
     Args:
         source: what lies in the files.
-        config: the named model's settings, with the caller's changes; None for a plugin's own model.
+        config: the named model's settings, with the caller's changes.
         own: the names of the model's tensors. Weights that have exactly these are taken as they are.
         given: the caller's changes alone: they stand whatever the source says.
         format: the format's name, or None to detect it.
@@ -66,18 +69,8 @@ def prepare(
     Raises:
         CheckpointError: the weights are of no format or of several, or cannot be read.
     """
-    if config is None:
-        if format not in (None, NATIVE) or reset:
-            raise CheckpointError(
-                f"format={format!r} and reset={tuple(reset)!r} are for plain ViTs; a plugin's model reads its own names"
-            )
-        return Prepared(state=source.state, config=None, preprocess=None, format=NATIVE)
-    _refuse_scaled(source)
-    if format is None:
-        # Weights with most of the model's own names are its own, damaged: what differs is what there is to say.
-        shared = len(set(source.state) & set(own))
-        exact, mostly = set(source.state) == set(own), 2 * shared > len(own)
-        format = NATIVE if exact else detect(source, or_else=NATIVE if mostly else None)
+    refuse_scaled(source)
+    format = format_of(source, None, own=own, format=format)
     if format == NATIVE:
         state, notes = adapt(source.state, config, settings={}, given=given, reset=reset)
         return Prepared(state=state, config=config, preprocess=None, format=NATIVE, notes=tuple(notes))
@@ -101,16 +94,38 @@ def prepare(
     )
 
 
-def prepare_unnamed(
-    source: Source, *, given: Mapping[str, Any], format: str | None, reset: Collection[str]
-) -> tuple[str, Prepared]:
-    """Return weights with the settings that they and their source tell, and the variant's name that they give, or ''.
+def format_of(source: Source, model: str | None, *, own: Collection[str], format: str | None) -> str:
+    """Return the format in which to read weights for a named model.
+
+    Args:
+        source: what lies in the files.
+        model: the name of a plugin's own model; None for a plain ViT.
+        own: the names of the model's tensors.
+        format: what the caller says, or None.
+
+    Raises:
+        CheckpointError: the weights are of no format, of several or of one for other models.
+    """
+    if format == NATIVE:
+        return NATIVE
+    if format is not None:
+        require_format_for(model, format)
+        return format
+    if set(source.state) == set(own):
+        return NATIVE
+    # Weights with most of the model's own names are its own, damaged: what differs is what there is to say.
+    mostly = 2 * len(set(source.state) & set(own)) > len(own)
+    return detect(source, among=formats_for(model), or_else=NATIVE if mostly else None)
+
+
+def read_unnamed(source: Source, *, given: Mapping[str, Any], format: str | None) -> tuple[str, Reading]:
+    """Return the format of weights whose model the caller did not name, and what they tell.
 
     Raises:
         CheckpointError: the weights are of no format or of several, cannot be read, or do not tell a setting that the
             caller did not give.
     """
-    _refuse_scaled(source)
+    refuse_scaled(source)
     name = detect(source) if format is None else format
     reading = get_format(name).read(source, given)
     if untold := {field: advice for field, advice in reading.unknown.items() if field not in given}:
@@ -119,11 +134,21 @@ def prepare_unnamed(
             f"the weights of {source.name} (format {name}) do not tell all of their model; nothing was loaded: "
             + advised
         )
+    return name, reading
+
+
+def prepare_unnamed(
+    reading: Reading, *, given: Mapping[str, Any], format: str, reset: Collection[str]
+) -> tuple[str, Prepared]:
+    """Return what was read of a plain ViT, at the settings that it tells, and the variant's name that it gives, or ''.
+
+    Raises:
+        CheckpointError: a part that cannot be reset, or weights that the settings have no place for.
+    """
     base, preprocess = ViTConfig(), reading.preprocess
     if reading.model is not None:
         found = find_model(reading.model)
-        if found.config is None:
-            raise CheckpointError(f"{reading.model!r} is a plugin's own model: name it, create(name, weights=...)")
+        assert found.config is not None
         base, preprocess = found.config, preprocess or found.preprocess
     asked = {FIELD_ALIASES.get(name, name): value for name, value in given.items()}
     config = base.with_changes(**{**reading.settings, **asked})
@@ -132,7 +157,7 @@ def prepare_unnamed(
         state=state,
         config=config,
         preprocess=preprocess,
-        format=name,
+        format=format,
         labels=() if reset else reading.labels,
         notes=(*reading.notes, *reading.assumed, *notes),
     )
@@ -147,21 +172,21 @@ def with_switches(
     The norm's eps, the activation, how positions are resized, and which tokens are pooled, unless the caller gave them.
     """
     notes = []
-    for field in ("norm", "mlp", "pos_embed", "rope", "pool"):
-        if field not in settings or field in given or (field == "pool" and "global_pool" in given):
+    for slot in ("norm", "mlp", "pos_embed", "rope", "pool"):
+        if slot not in settings or slot in given or (slot == "pool" and "global_pool" in given):
             continue
-        mine, theirs = getattr(config, field), Component.of(settings[field])
-        if mine == theirs or not _only_a_switch(field, mine, theirs):
+        mine, theirs = getattr(config, slot), Component.of(settings[slot])
+        if mine == theirs or not _only_a_switch(slot, mine, theirs):
             continue
-        changes: dict[str, Any] = {field: theirs}
-        if field == "pool" and "fc_norm" not in given:
+        changes: dict[str, Any] = {slot: theirs}
+        if slot == "pool" and "fc_norm" not in given:
             changes["fc_norm"] = settings.get("fc_norm", False)
         config = config.with_changes(**changes)
-        notes.append(Note(action="set", what=f"{field}={theirs}", why=f"as the source computes; the name says {mine}"))
+        notes.append(Note(action="set", what=f"{slot}={theirs}", why=f"as the source computes; the name says {mine}"))
     return config, notes
 
 
-def _refuse_scaled(source: Source) -> None:
+def refuse_scaled(source: Source) -> None:
     """Raise for complex numbers, and for floats of 8 bits and fewer, which mean nothing without their scales."""
     wrong = {
         name: str(tensor.dtype).removeprefix("torch.")

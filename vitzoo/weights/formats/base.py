@@ -21,9 +21,12 @@ class Reading:
 
     Args:
         state: {vitzoo's name: tensor}. What the format does not know keeps its name, and is refused as unexpected.
-        settings: fields of ViTConfig as the tensors and the source's conventions have them.
-        unknown: {field of ViTConfig: what to do}, for what neither tells.
-        model: the name of a variant whose settings the checkpoint names, or None.
+        settings: fields of ViTConfig, or arguments of a plugin's own model, as the tensors and the source's conventions
+            have them.
+        unknown: {setting: what to do}, for what neither tells.
+        model: the name of a variant whose settings the checkpoint names, or None; for a plugin's own model its name.
+        switches: names of those settings of a plugin's own model that change numbers without its user knowing: they
+            hold also where the caller named the model, unless he gave them. For plain ViTs they are known.
         preprocess: what the images are expected to be, when the source says so.
         labels: the names of the classes, by number; empty when the source names none.
         notes: what was done.
@@ -34,6 +37,7 @@ class Reading:
     settings: Mapping[str, Any] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
     model: str | None = None
+    switches: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
@@ -58,7 +62,10 @@ class Writing:
 
 
 class Format(Protocol):
-    """A foreign checkpoint format; registered as kind 'weights'. It may be a class without arguments or an object."""
+    """A foreign checkpoint format; registered as kind 'weights'. It may be a class without arguments or an object.
+
+    Registered with `models='acme/*'` it is for the models whose names that pattern matches; without, for plain ViTs.
+    """
 
     def reasons_against(self, source: Source) -> list[str]:
         """Return every reason why `source` is not of this format, each a few words; an empty list when it is."""
@@ -69,20 +76,20 @@ class Format(Protocol):
 
         Args:
             source: the tensors, and the JSON object beside them.
-            hints: settings of ViTConfig that the caller gave, or those of the model that the caller named: a format
-                may need them where the tensors do not tell (`num_heads`).
+            hints: settings that the caller gave, or those of the model that the caller named: a format may need them
+                where the tensors do not tell (`num_heads`).
 
         Raises:
             CheckpointError: the weights are of this format, but of a model that vitzoo cannot build.
         """
         ...
 
-    def write(self, state: Mapping[str, Tensor], config: ViTConfig, preprocess: Preprocess) -> Writing:
-        """Return the weights of a plain ViT in this format.
+    def write(self, state: Mapping[str, Tensor], config: Any, preprocess: Preprocess) -> Writing:
+        """Return a model's weights in this format.
 
         Args:
             state: {vitzoo's name: tensor}.
-            config: the model's settings.
+            config: the model's settings: a ViTConfig, or a mapping with the arguments of a plugin's own model.
             preprocess: what its images are expected to be.
 
         Raises:

@@ -66,7 +66,8 @@ class Transformers:
         else:
             family, processor = "vit", "ViTImageProcessor"
         writing = _of_type(family).write(state, config)
-        return replace(writing, files={**writing.files, IMAGES_FILE: images_of(preprocess, config, processor)})
+        images = images_of(preprocess, img_size=config.img_size, in_chans=config.in_chans, processor=processor)
+        return replace(writing, files={**writing.files, IMAGES_FILE: images})
 
 
 def _family_of(source: Source, kind: str | None) -> Family:

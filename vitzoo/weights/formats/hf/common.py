@@ -137,12 +137,12 @@ def preprocess_of(images: Mapping[str, Any] | None) -> Preprocess | None:
     )
 
 
-def images_of(preprocess: Preprocess, config: ViTConfig, processor: str) -> dict[str, Any]:
+def images_of(preprocess: Preprocess, *, img_size: tuple[int, int], in_chans: int, processor: str) -> dict[str, Any]:
     """Return preprocessor_config.json."""
-    height, width = config.img_size
+    height, width = img_size
     resized = preprocess.resized((height, width))
     squash = preprocess.crop_mode == "squash" or height != width
-    mean, std = preprocess.for_channels(config.in_chans)
+    mean, std = preprocess.for_channels(in_chans)
     return {
         "image_processor_type": processor,
         "do_resize": True,

@@ -1,0 +1,1 @@
+"""Swin Transformer and Swin Transformer V2 as a plugin of vitzoo."""
