@@ -23,9 +23,17 @@ def register(registrar: Registrar) -> None:
         )
     for alias, name in ALIASES.items():
         registrar.alias("model", alias, name)
+    # With the padding that a library has; of models with another, the difference is a note.
+    pads: dict[str, dict[str, bool]] = {
+        "timm": {},
+        "torchvision": {"always_partition": True, "pad_first": True},
+        "transformers": {"pad_first": True},
+    }
     for name, target, doc in (
         ("timm", "timm:Timm", "timm's SwinTransformer and SwinTransformerV2, and the authors' own files"),
         ("torchvision", "torchvision:Torchvision", "torchvision's swin_t, swin_v2_t and their like"),
         ("transformers", "transformers:Transformers", "Hugging Face: Swin and Swinv2"),
     ):
-        registrar.add("weights", name, f"vitzoo_swin.formats.{target}", doc=doc, models="swin/*")
+        registrar.add(
+            "weights", name, f"vitzoo_swin.formats.{target}", doc=doc, models="swin/*", test_config=pads[name]
+        )

@@ -25,7 +25,7 @@ from vitzoo_swin.manifest import register
 from vitzoo_swin.sizes import SIZES, TEST_CONFIG
 
 import vitzoo
-from vitzoo.cli.app import app
+from vitzoo.cli.app import app_for
 from vitzoo.errors import CheckpointError, ConfigError
 from vitzoo.plugin import Registrar, get_entry, get_registry, plugins
 from vitzoo.registry import Registry
@@ -502,7 +502,7 @@ def test_formats_and_models_that_do_not_belong_together_are_told_so(tmp_path: Pa
 def test_the_command_converts_and_the_notes_say_what_was_done(tmp_path: Path) -> None:
     transformers_model(2, classes=3).save_pretrained(tmp_path / "theirs")
     arguments = ["convert", str(tmp_path / "theirs"), str(tmp_path / "ours.safetensors"), "--to", "swin/torchvision"]
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app_for(()), arguments)
     assert result.exit_code == 0, result.output
     assert "format swin/transformers" in result.output
     again = torchvision_model(2)
