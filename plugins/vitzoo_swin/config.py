@@ -163,8 +163,8 @@ class SwinConfig:
             for stage, (heads, width) in enumerate(zip(self.num_heads, self.widths, strict=False))
             if width % heads
         ]
-        if any(side < patch for side, patch in zip(self.img_size, self.patch_size, strict=True)):
-            wrong.append(f"img_size={self.img_size} is smaller than patch_size={self.patch_size}")
+        if any(side % patch for side, patch in zip(self.img_size, self.patch_size, strict=True)):
+            wrong.append(f"img_size={self.img_size}, which does not divide into patches of {self.patch_size}")
         if self.pool not in POOLS:
             wrong.append(f"pool={self.pool!r} (possible: {', '.join(POOLS)})")
         if self.act_layer not in ACTIVATIONS:

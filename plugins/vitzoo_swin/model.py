@@ -276,8 +276,7 @@ class SwinTransformer(nn.Module):
             always_partition: as in `SwinConfig`; None keeps it.
 
         Raises:
-            ConfigError: a size that no model can have.
-            InputError: the patches do not divide the image. In both cases the model is left as it was.
+            ConfigError: a size that no model can have; the model is left as it was.
         """
         sizes: dict[str, Any] = {
             "img_size": img_size,
@@ -338,6 +337,14 @@ class SwinTransformer(nn.Module):
         return resized_state(self, state, settings)
 
     def _embed(self, x: Tensor) -> Tensor:
+        if x.ndim == 4 and any(side % patch for side, patch in zip(x.shape[2:], self.settings.patch_size, strict=True)):
+            height, width = (
+                side // patch * patch for side, patch in zip(x.shape[2:], self.settings.patch_size, strict=True)
+            )
+            raise InputError(
+                f"an image of {x.shape[2]}x{x.shape[3]} pixels does not divide into patches of "
+                f"{self.settings.patch_size}; {height}x{width} would"
+            )
         tokens, grid = self.patch_embed(x)
         return tokens.unflatten(1, grid)
 

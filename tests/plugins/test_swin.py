@@ -477,6 +477,14 @@ def test_formats_and_models_that_do_not_belong_together_are_told_so(tmp_path: Pa
             "do not tell all of their model; nothing was loaded: img_size: the tensors do not tell it",
         ),
         (
+            lambda: vitzoo.create("swin/tiny", img_size=30),
+            "no Swin Transformer has img_size=(30, 30), which does not divide into patches of (4, 4)",
+        ),
+        (
+            lambda: swin(torch.zeros(1, 3, 34, 32)),
+            "an image of 34x32 pixels does not divide into patches of (4, 4); 32x32 would",
+        ),
+        (
             lambda: vitzoo.create("swin/tiny", window=7),
             "a Swin Transformer has no setting 'window'. Did you mean 'window_size'?",
         ),
