@@ -5,49 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitzoo.attention.select import Attend
-from vitzoo.config import FrozenDict
 from vitzoo.embed.patch import ConvPatchEmbed, PatchParts
 from vitzoo.errors import ConfigError, InputError
 from vitzoo.init import init_vit
 from vitzoo.norm import LayerNorm
-from vitzoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from vitzoo.weights.report import Note
 from vitzoo_swin.block import EPS, Stage
 from vitzoo_swin.config import Pair, SwinConfig, per_stage
+from vitzoo_swin.head import Head
 from vitzoo_swin.resize import resize_attention, resized_state
+from vitzoo_swin.surface import Surface
 
 
-class Head(nn.Module):
-    """Pool, dropout and classifier.
-
-    Args:
-        dim: channels C of the last stage.
-        num_classes: outputs; 0 for features.
-        pool: avg, max, avgmax or none.
-        drop_rate: dropout before the classifier while training.
-    """
-
-    def __init__(self, dim: int, num_classes: int, *, pool: str, drop_rate: float) -> None:
-        super().__init__()
-        self.pool, self.drop_rate = pool, drop_rate
-        self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, x: Tensor, *, pre_logits: bool = False) -> Tensor:
-        """Map tokens (B, R, K, C) to logits (B, num_classes), or (B, R, K, num_classes) with the pool 'none'."""
-        if self.pool in ("avg", "avgmax"):
-            mean = x.mean(dim=(1, 2))
-            x = mean if self.pool == "avg" else 0.5 * (mean + x.amax(dim=(1, 2)))
-        elif self.pool == "max":
-            x = x.amax(dim=(1, 2))
-        x = F.dropout(x, self.drop_rate, self.training) if self.drop_rate else x
-        return x if pre_logits else self.fc(x)
-
-
-class SwinTransformer(nn.Module):
+class SwinTransformer(Surface):
     """Swin Transformer, version 1 and 2.
 
     Args:
@@ -58,10 +31,7 @@ class SwinTransformer(nn.Module):
     """
 
     def __init__(self, settings: SwinConfig, *, crop_pct: float = 0.9) -> None:
-        super().__init__()
-        self.settings = settings
-        self.preprocess = Preprocess(mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop_pct, interpolation="bicubic")
-        self.labels: tuple[str, ...] = ()
+        super().__init__(settings, crop_pct=crop_pct)
         # The windows that the model was made with, which another image size scales.
         self.made_for = (settings.window_size, settings.grids[0])
         attend = Attend()
@@ -82,63 +52,6 @@ class SwinTransformer(nn.Module):
         self.norm = LayerNorm(self.num_features, eps=EPS) if settings.final_norm else nn.Identity()
         self.head = self._make_head()
         self.init_weights(needs_reset=False)
-
-    @property
-    def config(self) -> FrozenDict:
-        """The arguments that build the model again, as a checkpoint keeps them."""
-        return FrozenDict(self.settings.to_dict())
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The stages, from the finest on."""
-        return list(self.layers)  # type: ignore[arg-type]
-
-    @property
-    def num_classes(self) -> int:
-        """Outputs of the head; 0 when there is none."""
-        return self.settings.num_classes
-
-    @property
-    def in_chans(self) -> int:
-        """Image channels."""
-        return self.settings.in_chans
-
-    @property
-    def embed_dim(self) -> int:
-        """Channels of the first stage."""
-        return self.settings.embed_dim
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the last stage."""
-        return self.settings.widths[-1]
-
-    head_hidden_size = num_features
-
-    @property
-    def global_pool(self) -> str:
-        """The pool's name."""
-        return self.settings.pool
-
-    @property
-    def feature_info(self) -> list[dict[str, Any]]:
-        """For every stage: its module name, its channels, and how many pixels one step of its grid is."""
-        reduction = max(self.settings.patch_size)
-        return [
-            {"module": f"layers.{stage}", "num_chs": width, "reduction": reduction * 2**stage}
-            for stage, width in enumerate(self.settings.widths)
-        ]
-
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        """The preprocessing as timm spells it, so that timm's `resolve_model_data_config(model)` works."""
-        config = self.settings
-        images = self.preprocess.to_timm(
-            in_chans=config.in_chans, img_size=config.img_size, num_classes=config.num_classes
-        )
-        return {**images, "classifier": "head.fc"}
-
-    default_cfg = pretrained_cfg
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify images.
@@ -306,16 +219,6 @@ class SwinTransformer(nn.Module):
         """Recompute each block in the backward pass, instead of keeping what it computed."""
         for stage in self.stages:
             stage.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that weight decay should leave alone."""
-        parts = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
-        return {name for name, _ in self.named_parameters() if any(part in name for part in parts)}
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Return the regular expressions that sort parameters into layers, as timm's layer decay reads them."""
-        fine = [(r"^layers\.(\d+)\.downsample", (0,)), (r"^layers\.(\d+)\.\w+\.(\d+)", None), (r"^norm", (99999,))]
-        return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else fine}
 
     def init_weights(self, mode: str = "", *, needs_reset: bool = True) -> None:
         """Draw all weights anew; the modes are those of `vitzoo.init.init_vit`.

@@ -329,8 +329,7 @@ def test_checkpointing_a_compiled_and_an_exported_model_change_nothing(version: 
     model = vitzoo.create(f"swin/v{version}", **{**TEST_CONFIG, "depths": (2,), "num_heads": (2,)})
     randomized(model).float()
     x = torch.randn(2, 3, 32, 32)
-    expected = model(x)
-    expected.sum().backward()
+    model(x).sum().backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     model.set_grad_checkpointing()
@@ -339,8 +338,11 @@ def test_checkpointing_a_compiled_and_an_exported_model_change_nothing(version: 
         torch.testing.assert_close(parameter.grad, gradient)
     model.set_grad_checkpointing(False)
     model.eval()
+    # Tracing takes seconds, and what differs between the versions is plain arithmetic: each is traced in one way.
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+        if version == 1:
+            torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="eager")(x), model(x))
+            return
         exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("images", max=8)},))
         three = torch.randn(3, 3, 32, 32)
         torch.testing.assert_close(exported.module()(three), model(three))
