@@ -3,14 +3,15 @@
     python -m benchmarks.choose [--capability 90] [--kernels forward] [--dtypes bf16] [--features plain] [--missing]
 
 For each kernel, kind of product, feature and head dim the first of a list is taken that breaks no limit (registers,
-spills, shared memory, products that wait) at lengths with short and with long tails. Nothing is timed, so an entry that
-was timed is never replaced.
+spills, shared memory, products that wait) at lengths with short and with long tails; where every one spills, that which
+spills least, and its entry says so. Nothing is timed, so an entry that was timed is never replaced.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ CANDIDATES = {
     "backward_bias": [(64, 64, 8, 1), (32, 64, 8, 1)],
 }
 SMALLER = [(32, 32, 4, 1), (32, 32, 8, 1), (16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 4, 1), (16, 16, 8, 1)]
+SPILLS = re.compile(r"spills (\d+) bytes of registers")
 # Without tensor cores a tile is what registers alone can multiply.
 EXACT = [(16, 16, 8, 1), (16, 16, 16, 1)]
 
@@ -85,7 +87,8 @@ def choose(
     capability: int, kernel: str, features: str, products: str, head_dim: int
 ) -> tuple[tuple[Any, ...], list[dict[str, Any]], str]:
     """Return what was asked for, its entries, and what there is to say of them."""
-    started, found, refused = time.monotonic(), [], []
+    started, found = time.monotonic(), []
+    refused: list[tuple[str, TileConfig]] = []
     for max_tokens, tried in lists(kernel, products):
         problem = Problem(kernel, DTYPE[products], head_dim, max_tokens, features)
         for tiles in tried:
@@ -93,8 +96,12 @@ def choose(
             if reason is None:
                 found.append(tables.entry_of(problem, tiles))
                 break
-            refused.append(f"{tiles}: {reason}")
+            refused.append((reason, tiles))
         else:
+            # A kernel that nothing else stands in for runs all the same, with the fewest bytes spilled.
+            if kernel != "backward_whole" and (spilling := [pair for pair in refused if SPILLS.fullmatch(pair[0])]):
+                reason, tiles = min(spilling, key=lambda pair: int(SPILLS.fullmatch(pair[0])[1]))  # type: ignore[index]
+                found.append(tables.entry_of(problem, tiles, breaks=reason))
             # What holds fewer keys than these does not hold more.
             break
     chosen = " ".join(f"<={entry['max_tokens']}: {entry['tiles']}" for entry in found) or f"NONE {refused}"

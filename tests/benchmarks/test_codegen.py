@@ -67,6 +67,10 @@ def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_mor
     _, (entry,), said = choose.choose(90, "forward", "plain", "16", 64)
     assert entry["tiles"] == [64, 64, 8, 2]
     assert "after 2 others" in said
+    spills = "spills {} bytes of registers"
+    monkeypatch.setattr(choose, "why_not", lambda problem, tiles, capability: spills.format(tiles.block_n))
+    _, (entry,), _ = choose.choose(90, "forward", "plain", "16", 112)
+    assert (entry["tiles"], entry["breaks"]) == ([16, 16, 4, 1], "spills 16 bytes of registers")
     monkeypatch.setattr(choose, "why_not", lambda problem, tiles, capability: "spills" if tiles.block_n > 128 else None)
     _, entries, _ = choose.choose(90, "backward_whole", "plain", "16", 64)
     assert [(entry["max_tokens"], entry["tiles"]) for entry in entries] == [
