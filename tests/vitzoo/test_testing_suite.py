@@ -130,7 +130,9 @@ def test_the_command_takes_expected_failures(registry: Registry) -> None:
     result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix=it reads all"])
     assert result.exit_code == 0
     assert "acme: 1 passed, 1 failed as expected" in result.stdout
-    result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix=it reads all", "--expect", "pool/all:shape=odd"])
+    result = runner.invoke(
+        app_for(()), [*only, "--expect", "pool/all:prefix=it reads all", "--expect", "pool/all:shape=odd"]
+    )
     assert result.exit_code == 1
     assert "passed, though a failure was expected" in result.stdout
     result = runner.invoke(app_for(()), [*only, "--expect", "pool/all:prefix"])

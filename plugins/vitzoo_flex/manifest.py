@@ -1,0 +1,8 @@
+"""What flex brings. vitzoo reads this whenever it lists names, so it imports no torch."""
+
+from vitzoo import Registrar
+
+
+def register(registrar: Registrar) -> None:
+    """Name every part, and where it is; vitzoo imports a part when it is first used."""
+    registrar.require_api(1)
