@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that makes a distribution with plugins importable: install('dist', '1.0', {'acme': 'good'})."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delenv("VITZOO_PLUGINS", raising=False)
+    # vitzoo's own plugins, which are installed with it, stay out of sight.
+    monkeypatch.setattr(
+        "vitzoo.plugin.entry_points",
+        lambda group: [point for point in entry_points(group=group) if point.dist.name != "vitzoo"],
+    )
 
     def write(distribution: str, version: str, plugins: dict[str, str]) -> None:
         info = tmp_path / f"{distribution}-{version}.dist-info"
