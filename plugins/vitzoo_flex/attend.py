@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-# One graph for each combination of dtype, head dim, number of heads and options, and more where a size is 1.
+# Graphs of one compiled function: one for each combination of dtype, head dim, number of heads and options, and where
+# shapes are not dynamic, for each of those too.
 GRAPHS = 256
 
 
@@ -40,15 +41,19 @@ def attend(
 
     Source: FlexAttention, arXiv 2412.05496.
     """
-    # Inside another compiled graph it is traced with the rest.
-    run = _attend if torch.compiler.is_compiling() else _compiled()
-    return run(q, k, v, bias, key_mask, scale, return_lse)
+    if torch.compiler.is_compiling():
+        # Inside another compiled graph it is traced with the rest.
+        return _attend(q, k, v, bias, key_mask, scale, return_lse)
+    # With dynamic shapes torch 2.15 writes C++ for a changed score that does not compile: names that it never declares.
+    dynamic = q.device.type != "cpu" or (bias is None and key_mask is None)
+    return compiled(dynamic)(q, k, v, bias, key_mask, scale, return_lse)
 
 
 @cache
-def _compiled() -> Callable[..., Any]:
+def compiled(dynamic: bool) -> Callable[..., Any]:
+    """Return the compiled function, for any sizes or with a graph for each; made at the first call."""
     # Beyond the limit it raises: fullgraph=True forbids the way that holds all scores in memory, which would only warn.
-    return torch.compile(_attend, fullgraph=True, dynamic=True, recompile_limit=GRAPHS)
+    return torch.compile(_attend, fullgraph=True, dynamic=dynamic, recompile_limit=GRAPHS, isolate_recompiles=True)
 
 
 def _attend(

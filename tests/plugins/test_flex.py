@@ -17,12 +17,12 @@ from vitzoo.registry import Registry
 
 # Each combination of dtype, head dim and options is compiled by a C++ compiler for five seconds and more; `vitzoo check
 # flex` does all.
-QUICK = ["caps", "scale", "key_mask", "bias_keys", "cross", "opcheck", "refuses_*", "on_*"]
+QUICK = ["caps", "key_mask", "opcheck", "refuses_*", "on_*"]
 
 test_flex = vitzoo.testing.suite("flex", only=["package/*", *(f"attention/cpu:{check}" for check in QUICK)])
 test_on_a_gpu = pytest.mark.gpu(vitzoo.testing.suite("flex", only=["attention/cuda:*"]))
 
-SMALL: dict[str, Any] = {"depth": 3, "img_size": 32, "patch_size": 8, "embed_dim": 64, "num_heads": 2, "num_classes": 5}
+SMALL: dict[str, Any] = {"depth": 2, "img_size": 32, "patch_size": 8, "embed_dim": 64, "num_heads": 2, "num_classes": 5}
 
 
 def test_what_the_gpu_can_do_is_refused_on_a_cpu_with_the_reasons() -> None:
@@ -53,7 +53,7 @@ def test_nothing_is_declared_on_a_cpu_that_torch_does_not_do() -> None:
 
 
 def test_importing_it_compiles_nothing_and_a_second_call_compiles_nothing_anew() -> None:
-    code = "import vitzoo_flex.attend as f, sys; print('torch._inductor.compile_fx' in sys.modules, f._compiled.cache_info().misses)"
+    code = "import vitzoo_flex.attend as f, sys; print('torch._inductor.compile_fx' in sys.modules, f.compiled.cache_info().misses)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "0"]
     model = vitzoo.create("vit_tiny", attn="flex/cpu", **SMALL).eval()
