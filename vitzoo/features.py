@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vitzoo.errors import InputError
+
 
 class FeatureInfo:
     """What each returned feature is.
@@ -45,11 +47,16 @@ class FeatureExtractor(nn.Module):
         norm: apply the final norm to every feature.
 
     Raises:
-        InputError: a block that does not exist.
+        InputError: a block that does not exist, or blocks that merge tokens.
     """
 
     def __init__(self, model: nn.Module, out_indices: int | Sequence[int] = 3, *, norm: bool = False) -> None:
         super().__init__()
+        if getattr(model, "merges_tokens", False):
+            raise InputError(
+                "features_only=True gives features on the patches' grid, and the model's blocks merge tokens; "
+                "possible: a block that keeps every token, or forward_intermediates(x, output_fmt='NLC')"
+            )
         info: Any = model.feature_info
         self.out_indices: list[int] = model.prune_intermediate_layers(out_indices, prune_norm=not norm)  # type: ignore[operator]
         self.feature_info = FeatureInfo([info[index] for index in self.out_indices], self.out_indices)

@@ -49,6 +49,9 @@ class VisionTransformer(Surface):
         fc_norm: after the pool.
         builder: makes the pool that `reset_classifier` names.
 
+    Raises:
+        ConfigError: the blocks merge tokens, and there is a rope.
+
     Source: arXiv 2010.11929.
     """
 
@@ -84,11 +87,21 @@ class VisionTransformer(Surface):
         self.pos_embed = nn.Parameter(torch.empty(shape)) if shape is not None else None
         self.norm_pre = norm_pre
         self.blocks = nn.ModuleList(blocks)
+        if self.merges_tokens and rope is not None:
+            raise ConfigError(
+                f"block={config.block.name!r} merges tokens, which then have no one place to rotate by; "
+                f"got rope={config.rope.name!r}, possible: rope='none', with positions that are added (pos_embed)"
+            )
         self.norm = norm
         self.attn_pool = pool
         self.fc_norm = fc_norm
         self.head = self._make_head()
         self.head_dist = self._make_head() if config.pool.name == "distilled" else None
+
+    @property
+    def merges_tokens(self) -> bool:
+        """Whether its blocks return fewer tokens than they are given."""
+        return any(_merges(block) for block in self.blocks)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, patch_mask: Tensor | None = None) -> Any:
         """Classify images.
@@ -110,11 +123,15 @@ class VisionTransformer(Surface):
         return self.forward_head(self.forward_features(x, attn_mask=attn_mask, patch_mask=patch_mask))
 
     def forward_features(self, x: Tensor, attn_mask: Tensor | None = None, patch_mask: Tensor | None = None) -> Tensor:
-        """Return all tokens (B, P + N, C) after the blocks and the final norm; arguments as for `forward`."""
+        """Return all tokens (B, P + N, C) after the blocks and the final norm; arguments as for `forward`.
+
+        Blocks that merge tokens leave fewer.
+        """
         tokens, rotations, _ = self._embed(x, patch_mask)
         bias, key_mask = self._split_mask(attn_mask, tokens)
+        sizes: Tensor | None = None
         for block, rotation in zip(self.blocks, rotations, strict=True):
-            tokens = self._run(block, tokens, bias, key_mask, rotation)
+            tokens, sizes = self._run(block, tokens, sizes, bias, key_mask, rotation)
         return self.norm(tokens)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
@@ -167,18 +184,24 @@ class VisionTransformer(Surface):
             a dict.
 
         Raises:
-            InputError: an index or a format that does not exist.
+            InputError: an index or a format that does not exist; 'NCHW' of blocks that merge tokens.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"output_fmt={output_fmt!r} is unknown (possible: 'NCHW', 'NLC')")
+        if output_fmt == "NCHW" and self.merges_tokens:
+            raise InputError(
+                f"block={self.config.block.name!r} merges tokens, which then lie on no grid; "
+                "got output_fmt='NCHW' (possible: 'NLC', with fewer tokens at each level)"
+            )
         taken = self._taken(indices)
         tokens, rotations, grid = self._embed(x, None)
         bias, key_mask = self._split_mask(attn_mask, tokens)
+        sizes: Tensor | None = None
         picked: dict[int, Tensor] = {}
         for i, (block, rotation) in enumerate(zip(self.blocks, rotations, strict=True)):
             if stop_early and i > max(taken):
                 break
-            tokens = self._run(block, tokens, bias, key_mask, rotation)
+            tokens, sizes = self._run(block, tokens, sizes, bias, key_mask, rotation)
             if i in taken:
                 picked[i] = self.norm(tokens) if norm else tokens
         prefix_count = self.num_prefix_tokens
@@ -425,6 +448,11 @@ class VisionTransformer(Surface):
     def _split_mask(self, attn_mask: Tensor | None, tokens: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if attn_mask is None:
             return None, None
+        if self.merges_tokens:
+            raise InputError(
+                f"attn_mask says which of {tokens.shape[1]} tokens see which, and block={self.config.block.name!r} "
+                "merges them; possible: no attn_mask, or a block that keeps every token, such as 'pre_norm'"
+            )
         if self.config.patch_drop_rate and self.training:
             raise InputError(
                 "attn_mask and patch_drop_rate do not go together while training: the mask's tokens are dropped"
@@ -432,8 +460,26 @@ class VisionTransformer(Surface):
         return split_mask(attn_mask, tokens, num_heads=self.config.num_heads)
 
     def _run(
-        self, block: nn.Module, x: Tensor, bias: Tensor | None, key_mask: Tensor | None, rotation: Rotation | None
-    ) -> Tensor:
-        if self.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, bias=bias, key_mask=key_mask, rotation=rotation, use_reentrant=False)
-        return block(x, bias=bias, key_mask=key_mask, rotation=rotation)
+        self,
+        block: nn.Module,
+        x: Tensor,
+        sizes: Tensor | None,
+        bias: Tensor | None,
+        key_mask: Tensor | None,
+        rotation: Rotation | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens after the block, and of how many tokens of the image each is made."""
+        again = self.grad_checkpointing and torch.is_grad_enabled()
+        if _merges(block):
+            # Sizes go in and out beside the tokens, so that recomputing a block, copying a model or tracing it is safe.
+            prefix = self.num_prefix_tokens
+            return checkpoint(block, x, sizes, prefix, use_reentrant=False) if again else block(x, sizes, prefix)
+        if again:
+            x = checkpoint(block, x, bias=bias, key_mask=key_mask, rotation=rotation, use_reentrant=False)
+        else:
+            x = block(x, bias=bias, key_mask=key_mask, rotation=rotation)
+        return x, sizes
+
+
+def _merges(block: nn.Module) -> bool:
+    return bool(getattr(block, "merges_tokens", False))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import run
+from tests.packaging.conftest import ROOT, run
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert {name.partition("/")[0] for name in names} == {
         "vitzoo",
         "vitzoo_kernels",
-        "vitzoo_swin",
+        *(plugin.name for plugin in (ROOT / "plugins").glob("vitzoo_*")),
         wheel.name[: -len("-py3-none-any.whl")] + ".dist-info",
     }
     assert {"vitzoo/data/imagenet-1k.txt", "vitzoo/data/LICENSE.torchvision"} <= set(names)

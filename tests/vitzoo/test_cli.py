@@ -84,11 +84,14 @@ def test_info_shows_settings_costs_source_and_licence() -> None:
     assert list(tagged["tags"]) == ["augreg_in1k"]
 
 
-def test_plugins_and_doctor_say_what_is_here() -> None:
-    # Where vitzoo is installed, its own plugins are there too.
-    rows = json.loads(out_of("plugins", "--json"))
-    assert {(row["distribution"], row["state"]) for row in rows} <= {("vitzoo", "loaded")}
-    assert ("No plugin is installed." in out_of("plugins")) == (not rows)
+def test_plugins_says_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [row["name"] for row in json.loads(out_of("plugins", "--json"))] == list(vitzoo.plugins())
+    monkeypatch.setattr("vitzoo.cli.plugins.installed_plugins", dict)
+    assert "No plugin is installed." in out_of("plugins")
+    assert json.loads(out_of("plugins", "--json")) == []
+
+
+def test_doctor_says_what_is_here() -> None:
     report = json.loads(out_of("doctor", "--json"))
     assert report["versions"]["vitzoo"] == vitzoo.__version__
     assert report["broken"] == []

@@ -165,7 +165,7 @@ def test_every_part_has_checks_whose_ids_are_unique() -> None:
     ids = [check.id for check in checks_of("vitzoo")]
     assert len(ids) == len(set(ids))
     checked = {tuple(id.partition(":")[0].split("/", 1)) for id in ids}
-    listed = {tuple(line.split(" ", 1)) for line in vitzoo.list_components()}
+    listed = {tuple(line.split(" ", 1)) for line in vitzoo.list_components() if "/" not in line}
     assert listed <= checked
 
 

@@ -88,18 +88,42 @@ class Attention(nn.Module):
         Returns:
             (B, N, C).
         """
-        drop = dropout_p(self, self.attn_drop)
         if self.qkv is not None and rotation is None and self.q_norm is None and self.k_norm is None:
-            out = self.attend.packed(self._packed(x), bias=bias, key_mask=key_mask, dropout_p=drop)
-        else:
-            q, k, v = self._project(x, rotation)
-            out = self.attend(q, k, v, bias=bias, key_mask=key_mask, dropout_p=drop)
+            drop = dropout_p(self, self.attn_drop)
+            return self._finish(self.attend.packed(self._packed(x), bias=bias, key_mask=key_mask, dropout_p=drop))
+        return self.mix(*self.project(x, rotation), bias=bias, key_mask=key_mask)
+
+    def mix(
+        self, q: Tensor, k: Tensor, v: Tensor, *, bias: Tensor | None = None, key_mask: Tensor | None = None
+    ) -> Tensor:
+        """Attend with what `project` gave, and project the result: the second half of `forward`.
+
+        Args:
+            q: (B, N, H, D); k and v are its like.
+            k: keys.
+            v: values.
+            bias: added to the scores; broadcastable to (B, H, N, N).
+            key_mask: (B, N), True where a token may be looked at.
+
+        Returns:
+            (B, N, C).
+        """
+        return self._finish(
+            self.attend(q, k, v, bias=bias, key_mask=key_mask, dropout_p=dropout_p(self, self.attn_drop))
+        )
+
+    def _finish(self, out: Tensor) -> Tensor:
+        """Return (B, N, C) of what attention gave, (B, N, H, D)."""
         out = out.flatten(-2)
         out = self.proj(out if self.norm is None else self.norm(out))
         return F.dropout(out, self.proj_drop, self.training) if self.proj_drop else out
 
-    def _project(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q, k, v, each (B, N, H, D), as views of one tensor where nothing has to be changed in them."""
+    def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values of x (B, N, C), each (B, N, H, D), as attention sees them.
+
+        A block that has a use for them calls `project` and then `mix`, which together are `forward`. They are views of
+        one tensor where nothing has to be changed in them.
+        """
         heads = (self.num_heads, self.head_dim)
         if self.qkv is None:
             q, k, v = (layer(x).unflatten(-1, heads) for layer in (self.q_proj, self.k_proj, self.v_proj))

@@ -1,0 +1,1 @@
+"""Token merging for vitzoo's ViTs."""
