@@ -53,7 +53,8 @@ def attend(
 def compiled(dynamic: bool) -> Callable[..., Any]:
     """Return the compiled function, for any sizes or with a graph for each; made at the first call."""
     # Beyond the limit it raises: fullgraph=True forbids the way that holds all scores in memory, which would only warn.
-    return torch.compile(_attend, fullgraph=True, dynamic=dynamic, recompile_limit=GRAPHS, isolate_recompiles=True)
+    compile: Any = torch.compile  # torch's types do not know all of its arguments
+    return compile(_attend, fullgraph=True, dynamic=dynamic, recompile_limit=GRAPHS, isolate_recompiles=True)
 
 
 def _attend(
