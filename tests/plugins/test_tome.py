@@ -161,6 +161,17 @@ def test_in_low_precision_and_under_autocast_sizes_stay_whole(dtype: torch.dtype
     assert out.dtype == dtype
     assert sizes.sum(dim=1).tolist() == [9 * 333] * 2
     assert not (sizes % 333).any()
+    assert block(x, None, 1)[1].dtype == torch.float32
+
+
+def test_autocast_does_not_round_the_means() -> None:
+    x = torch.randn(2, 9, 32)
+    matching = match(x, 3, 1)
+    assert matching is not None
+    expected, _ = matching.merge(x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = matching.merge(x, None)
+    assert torch.equal(found, expected)
 
 
 def test_the_whole_model_compiles_without_a_break_and_learns() -> None:
