@@ -119,20 +119,27 @@ def test_equal_keys_are_taken_in_their_order() -> None:
     assert (matching.merged.tolist(), matching.into.tolist(), matching.kept.tolist()) == ([[0, 1]], [[0, 0]], [[2, 3]])
 
 
-@pytest.mark.parametrize("attn", ["sdpa", "reference"])
-def test_the_bias_is_one_row_and_every_backend_that_takes_one_agrees(attn: str) -> None:
+@pytest.mark.parametrize(
+    ("attn", "dtype"),
+    [
+        ("reference", torch.float64),
+        ("reference", torch.float32),
+        pytest.param("triton", torch.float32, marks=pytest.mark.interpreter),
+    ],
+)
+def test_the_bias_is_one_row_and_every_backend_that_takes_one_agrees(attn: str, dtype: torch.dtype) -> None:
     seen: list[Tensor | None] = []
-    model = vit()
+    model, x = vit().to(dtype), images().to(dtype)
     for block in model.blocks:
         mix = block.attn.mix
         block.attn.mix = lambda *qkv, bias, mix=mix: (seen.append(bias), mix(*qkv, bias=bias))[1]
-    expected = model(images())
+    expected = model(x)
     assert [None if bias is None else tuple(bias.shape) for bias in seen] == [
         None,
         *((2, 1, 1, n) for n in (14, 11, 8)),
     ]
     vitzoo.set_attention(model, attn)
-    torch.testing.assert_close(model(images()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_recomputing_blocks_changes_no_gradient_and_forwards_may_be_interleaved() -> None:
@@ -161,6 +168,17 @@ def test_in_low_precision_and_under_autocast_sizes_stay_whole(dtype: torch.dtype
     assert out.dtype == dtype
     assert sizes.sum(dim=1).tolist() == [9 * 333] * 2
     assert not (sizes % 333).any()
+    assert block(x, None, 1)[1].dtype == torch.float32
+
+
+def test_autocast_does_not_round_the_means() -> None:
+    x = torch.randn(2, 9, 32)
+    matching = match(x, 3, 1)
+    assert matching is not None
+    expected, _ = matching.merge(x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = matching.merge(x, None)
+    assert torch.equal(found, expected)
 
 
 def test_the_whole_model_compiles_without_a_break_and_learns() -> None:
