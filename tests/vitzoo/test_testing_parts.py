@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -259,7 +260,8 @@ class WithoutAttend(PreNormBlock):
     def __init__(self, parts: BlockParts) -> None:
         super().__init__(parts)
         del self.attn.attend
-        self.attn.attend = lambda q, k, v, **options: q + v.mean(1, keepdim=True)  # type: ignore[assignment]
+        own = SimpleNamespace(packed=lambda qkv, **options: qkv[:, :, 0] + qkv[:, :, 2].mean(1, keepdim=True))
+        self.attn.attend = own  # type: ignore[assignment]
 
 
 class WithoutAttnDrop(PreNormBlock):
