@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import vitzoo_kernels
 from families import SMALL, small
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 from torchvision.models import ViT_B_16_Weights
 from typer.testing import CliRunner
 
@@ -102,6 +105,31 @@ def test_doctor_says_what_is_here() -> None:
         assert "device=cpu (supported: cuda)" in backends["triton"]["reasons"]
     text = " ".join(out_of("doctor").split())
     assert "To run the kernel slowly on a CPU, set TRITON_INTERPRET=1" in text
+
+
+@pytest.mark.interpreter
+def test_the_doctor_checks_what_the_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert json.loads(out_of("doctor", "--json"))["kernel"] == [
+        {"device": "cpu", "case": "float32, 37 tokens, head_dim 16", "ok": True, "detail": ""}
+    ]
+    assert "right" in out_of("doctor")
+
+    def miscompiled(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        out, lse = vitzoo_kernels.attention_reference(q, k, v, **options)
+        return out * 61 / 64, lse
+
+    monkeypatch.setattr(vitzoo_kernels, "attention", miscompiled, raising=False)
+    done = runner.invoke(app_for(()), ["doctor", "--json"])
+    assert done.exit_code == 1
+    report = json.loads(done.stdout)
+    assert report["broken"] == ["the kernel"]
+    (check,) = report["kernel"]
+    assert not check["ok"]
+    assert "AssertionError: out (2, 37, 2, 16) torch.float32: over the budget in max and mean" in check["detail"]
+    assert (
+        "use another backend than triton here; another Triton, or TRITON_PTXAS_PATH with ptxas >= 13.3"
+        in check["detail"]
+    )
 
 
 def test_the_doctor_exits_with_one_when_a_plugin_is_broken() -> None:

@@ -29,8 +29,10 @@ VARIABLES = ("VITZOO_PLUGINS", "TRITON_INTERPRET")
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, devices, backends and plugins; exit with 1 when something that is installed is broken."""
+    """Show versions, devices, backends and plugins, and check the kernel; exit with 1 when something is broken."""
     import torch
+
+    from vitzoo.testing.selfcheck import check_kernel
 
     gpus: list[dict[str, Any]] = [
         {
@@ -51,9 +53,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
         "gpus": gpus,
         "environment": {name: os.environ.get(name) for name in VARIABLES},
         "attention": _backends(["cpu", *(["cuda"] if gpus else [])], [gpu["capability"] for gpu in gpus]),
+        "kernel": [asdict(check) for check in check_kernel()],
         "plugins": [asdict(status) for status in plugins().values()],
     }
     broken = [status["name"] for status in report["plugins"] if status["state"] not in ("loaded", "disabled")]
+    if not all(check["ok"] for check in report["kernel"]):
+        broken.append("the kernel")
     report["broken"] = broken
     if json:
         show_json(report)
@@ -121,6 +126,13 @@ def _show(report: dict[str, Any]) -> None:
         title="attention",
     )
     console.print()
+    if report["kernel"]:
+        rows = [
+            (check["device"], check["case"], "right" if check["ok"] else "WRONG", check["detail"])
+            for check in report["kernel"]
+        ]
+        show_table(["device", "case", "numbers", "detail"], rows, title="the kernel's numbers against float64")
+        console.print()
     if report["plugins"]:
         rows = [
             (row["name"], row["state"], f"{row['distribution']} {row['version']}", row["detail"])
