@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    # An installed package has its bytecode beside it; some shells forbid Python to write it.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
         install_plugins(Path(folder))
         for _ in range(REPEATS):

@@ -126,26 +126,33 @@ _lock = threading.RLock()
 
 
 @cache
-def _load() -> tuple[Registry, dict[str, PluginStatus]]:
+def _installed() -> tuple[Registry, dict[str, PluginStatus]]:
     registry = Registry()
+    return registry, {status.name: status for status in discover(registry)}
+
+
+@cache
+def _complete() -> Registry:
+    # Plugins' names have namespaces and vitzoo's have none, so the order of the two decides nothing.
+    registry, _ = _installed()
     builtin = Registrar("")
     from vitzoo._builtin import register as register_builtin
 
     register_builtin(builtin)
     builtin.commit(registry)
-    return registry, {status.name: status for status in discover(registry)}
+    return registry
 
 
 def get_registry() -> Registry:
     """Return the process's registry, filling it from vitzoo's manifest and the installed plugins at the first call."""
     with _lock:
-        return _load()[0]
+        return _complete()
 
 
 def plugins() -> dict[str, PluginStatus]:
-    """Return {plugin name: PluginStatus} of every installed plugin, sorted by name."""
+    """Return {plugin name: PluginStatus} of every installed plugin, sorted by name; vitzoo's own tables are not read."""
     with _lock:
-        return dict(sorted(_load()[1].items()))
+        return dict(sorted(_installed()[1].items()))
 
 
 def get_entry(kind: str, name: str) -> Entry:
