@@ -150,7 +150,7 @@ def get_registry() -> Registry:
 
 
 def plugins() -> dict[str, PluginStatus]:
-    """Return {plugin name: PluginStatus} of every installed plugin, sorted by name; vitzoo's own tables are not read."""
+    """Return {plugin name: PluginStatus} of all installed plugins, sorted by name."""
     with _lock:
         return dict(sorted(_installed()[1].items()))
 
