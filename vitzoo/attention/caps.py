@@ -33,6 +33,7 @@ class AttentionProblem:
         head_dim: D.
         n_q: number of queries.
         n_k: number of keys.
+        heads: images times heads; 0 when it is not known.
         bias: a bias is added to the scores.
         bias_grad: the bias needs a gradient.
         key_mask: some keys are masked.
@@ -48,6 +49,7 @@ class AttentionProblem:
     head_dim: int
     n_q: int
     n_k: int
+    heads: int = 0
     bias: bool = False
     bias_grad: bool = False
     key_mask: bool = False

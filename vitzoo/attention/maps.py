@@ -158,7 +158,7 @@ def explain_attention(model: nn.Module, x: Tensor) -> AttentionReport:
 
     def record(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
         key = call_key(q, k, v, options.get("bias"), options.get("key_mask"), options.get("dropout_p", 0.0))
-        problem = problem_of(key, q.shape[1], k.shape[1])
+        problem = problem_of(key, q.shape[1], k.shape[1], q.shape[0] * q.shape[2])
         ran = attend.select(problem).name
         words = (
             f"{problem.n_q} queries x {problem.n_k} keys, head_dim {problem.head_dim}, {problem.dtype} "

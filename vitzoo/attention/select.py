@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
+from vitzoo.attention import crossover
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem, Reason
 from vitzoo.errors import BackendUnsupported
 from vitzoo.plugin import get_entry, get_registry
@@ -16,9 +18,8 @@ from vitzoo.plugin import get_entry, get_registry
 AttnLike: TypeAlias = str | Sequence[str]
 CallKey: TypeAlias = tuple[torch.device, torch.dtype, int, bool, bool, bool, bool, bool, bool]
 
-# What "auto" tries, in order. A GPU's measured table would put a faster backend of vitzoo's own first; there is none
-# yet. Installed plugins never enter here.
-AUTO: tuple[str, ...] = ("sdpa",)
+# What "auto" tries, in order; the kernel where it was measured to be faster alone. Installed plugins never enter here.
+AUTO = ("triton", "sdpa")
 
 
 class AttentionFunction(Protocol):
@@ -37,11 +38,20 @@ class Backend:
         name: its registered name.
         function: runs attention.
         caps: what it can do.
+        where_faster: 'auto' named it: what was measured, and it runs where it was faster than torch's attention.
     """
 
     name: str
     function: AttentionFunction
     caps: AttentionCaps
+    where_faster: crossover.Table | None = None
+
+    def reasons_against(self, problem: AttentionProblem) -> tuple[Reason, ...]:
+        """Return every reason why this backend does not run the call; empty when it does."""
+        reasons = self.caps.reasons_against(problem)
+        if not reasons and self.where_faster is not None and not _is_faster(problem, self.where_faster):
+            return (Reason("not measured to be faster here", f"attn={self.name!r} all the same"),)
+        return reasons
 
 
 def caps_of(name: str) -> AttentionCaps:
@@ -84,7 +94,8 @@ class Attend:
     def __init__(self, choice: AttnLike = "auto") -> None:
         self.choice: str | tuple[str, ...] = "auto"
         self._backends: tuple[Backend, ...] = ()
-        self._plans: dict[CallKey, Backend] = {}
+        self._by_size = False
+        self._plans: dict[tuple[CallKey, tuple[int, int] | None], Backend] = {}
         self.choose(choice)
 
     def choose(self, choice: AttnLike, *, head_dims: Sequence[int] = ()) -> None:
@@ -97,11 +108,15 @@ class Attend:
         names = (choice,) if isinstance(choice, str) else tuple(choice)
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"attn={choice!r} is neither a backend's name nor a sequence of names")
-        expanded = [name for asked in names for name in (AUTO if asked == "auto" else (asked,))]
+        # A name that the user gave stands for itself, whatever "auto" would say of it.
+        expanded: dict[str, bool] = {}
+        for asked in names:
+            for name in _automatic() if asked == "auto" else (asked,):
+                expanded[name] = asked == "auto" and name == "triton" and expanded.get(name, True)
         backends, refusals = [], []
-        for name in dict.fromkeys(expanded):
+        for name, where_faster in expanded.items():
             try:
-                backends.append(backend(name))
+                backends.append(replace(backend(name), where_faster=crossover.read() if where_faster else None))
             except BackendUnsupported as error:
                 refusals.append(str(error))
         if not backends:
@@ -111,6 +126,7 @@ class Attend:
             _require(names, chosen, head_dim)
         self.choice = choice if isinstance(choice, str) else names
         self._backends = chosen
+        self._by_size = any(candidate.where_faster is not None for candidate in chosen)
         self._plans = {}
 
     @property
@@ -190,12 +206,15 @@ class Attend:
     ) -> Backend:
         """Return the backend that runs a call."""
         key = call_key(q, k, v, bias, key_mask, dropout_p)
+        heads = q.shape[0] * q.shape[2]
         if torch.compiler.is_compiling():
             # The choice is made once, while tracing; a cache would be a side effect that makes the graph stale.
-            return self.select(problem_of(key, q.shape[1], k.shape[1]))
-        if key not in self._plans:
-            self._plans[key] = self.select(problem_of(key, q.shape[1], k.shape[1]))
-        return self._plans[key]
+            return self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+        size = crossover.place(_capability(q.device), q.shape[1], heads) if self._by_size and q.is_cuda else None
+        chosen = self._plans.get((key, size))
+        if chosen is None:
+            chosen = self._plans[key, size] = self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+        return chosen
 
     def select(self, problem: AttentionProblem) -> Backend:
         """Return the first allowed backend that can run the problem.
@@ -206,7 +225,7 @@ class Attend:
         refusals: dict[str, tuple[Reason, ...]] = {}
         notes = []
         for candidate in self._backends:
-            reasons = candidate.caps.reasons_against(problem)
+            reasons = candidate.reasons_against(problem)
             if not reasons:
                 return candidate
             refusals[candidate.name] = reasons
@@ -252,8 +271,8 @@ def call_key(
     )
 
 
-def problem_of(key: CallKey, n_q: int, n_k: int) -> AttentionProblem:
-    """Return the problem of a call with that key, for n_q queries and n_k keys."""
+def problem_of(key: CallKey, n_q: int, n_k: int, heads: int) -> AttentionProblem:
+    """Return the problem of a call with that key, for n_q queries, n_k keys and so many images times heads."""
     device, dtype, head_dim, _, bias, bias_grad, key_mask, dropout, needs_grad = key
     return AttentionProblem(
         device=device.type,
@@ -262,12 +281,30 @@ def problem_of(key: CallKey, n_q: int, n_k: int) -> AttentionProblem:
         head_dim=head_dim,
         n_q=n_q,
         n_k=n_k,
+        heads=heads,
         bias=bias,
         bias_grad=bias_grad,
         key_mask=key_mask,
         dropout=dropout,
         needs_grad=needs_grad,
     )
+
+
+# Asked in every eager call; torch takes 2 us to say it.
+_capability = functools.cache(torch.cuda.get_device_capability)
+
+
+def _automatic() -> tuple[str, ...]:
+    return AUTO if crossover.read() else AUTO[1:]
+
+
+def _is_faster(problem: AttentionProblem, measured: crossover.Table) -> bool:
+    """Return whether the kernel was measured to be faster than torch's attention at a call like this one."""
+    plain = not (problem.bias or problem.key_mask or problem.dropout or problem.varlen or problem.lse)
+    if not plain or problem.n_q != problem.n_k or problem.capability not in measured:
+        return False
+    points = measured[problem.capability].get((problem.dtype, problem.head_dim, problem.needs_grad), {})
+    return crossover.wins(points, tokens=problem.n_q, heads=problem.heads)
 
 
 def _asked(bias: Tensor | None, key_mask: Tensor | None, scale: float | None, dropout_p: float) -> dict[str, Any]:
