@@ -1,10 +1,11 @@
 """Choose tile sizes by what the compiler makes of them, and write them as the data that vitzoo_kernels ships. No GPU.
 
-    python -m benchmarks.choose [--capability 90] [--kernels forward] [--dtypes bf16] [--features plain] [--missing]
+    python -m benchmarks.choose [--capability 90] [--kernels forward] [--features plain] [--missing] [--keep]
 
 For each kernel, kind of product, feature and head dim the first of a list is taken that breaks no limit (registers,
 spills, shared memory, products that wait) at lengths with short and with long tails; where every one spills, that which
-spills least, and its entry says so. Nothing is timed, so an entry that was timed is never replaced.
+spills least, and its entry says so. Nothing is timed, so an entry that was timed is never replaced. With `--keep` what
+ships comes first in the list: for another Triton, it is then replaced where that compiles it badly.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def main() -> int:
     parser.add_argument("--features", nargs="+", choices=configs.FEATURES, default=list(configs.FEATURES))
     parser.add_argument("--head-dims", nargs="+", type=int, choices=configs.HEAD_DIMS, default=configs.HEAD_DIMS)
     parser.add_argument("--missing", action="store_true", help="only what has no entry yet")
+    parser.add_argument("--keep", action="store_true", help="keep what ships where it breaks no limit")
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
     options = parser.parse_args()
     grid = product(options.capability, options.kernels, options.features, options.products, options.head_dims)
@@ -61,7 +63,7 @@ def main() -> int:
     lacking = 0
     # Spawned, not forked: torch has threads by now.
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(choose, *job) for job in jobs]):
+        for done in as_completed([pool.submit(choose, *job, keep=options.keep) for job in jobs]):
             job, entries, said = done.result()
             tables.write_entries(tables.path_of(job[0], triton.__version__), entries, drop=configs.Key(*job[1:]))
             lacking += not entries and job[1] != "backward_whole"
@@ -84,14 +86,16 @@ def has_entry(capability: int, kernel: str, features: str, products: str, head_d
 
 
 def choose(
-    capability: int, kernel: str, features: str, products: str, head_dim: int
+    capability: int, kernel: str, features: str, products: str, head_dim: int, *, keep: bool = False
 ) -> tuple[tuple[Any, ...], list[dict[str, Any]], str]:
     """Return what was asked for, its entries, and what there is to say of them."""
     started, found = time.monotonic(), []
+    key = configs.Key(kernel, features, products, head_dim)
     refused: list[tuple[str, TileConfig]] = []
     for max_tokens, tried in lists(kernel, products):
         problem = Problem(kernel, DTYPE[products], head_dim, max_tokens, features)
-        for tiles in tried:
+        ships = configs.find(divmod(capability, 10), triton.__version__, key, max_tokens) if keep else None
+        for tiles in dict.fromkeys([ships, *tried] if ships else tried):
             reason = why_not(problem, tiles, capability)
             if reason is None:
                 found.append(tables.entry_of(problem, tiles))

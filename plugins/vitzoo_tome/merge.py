@@ -93,7 +93,9 @@ def match(features: Tensor, r: int, prefix: int) -> Matching | None:
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:
     """Let products keep their dtype: autocast would round the tokens themselves."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # torch.compile of torch 2.11 cannot trace the second question.
+    has_autocast = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if has_autocast else nullcontext()
 
 
 def _pick(x: Tensor, part: slice, index: Tensor) -> Tensor:

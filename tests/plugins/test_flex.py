@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from vitzoo_flex.manifest import CPU
 
 import vitzoo
 import vitzoo.testing
 from vitzoo.errors import BackendUnsupported
 from vitzoo.registry import Registry
+
+pytestmark = pytest.mark.skipif(bool(CPU.never_runs()), reason=" ".join(map(str, CPU.never_runs())))
 
 test_flex = vitzoo.testing.suite("flex", only=["package/*", "attention/cpu:caps", "attention/cpu:refuses_*"])
 test_on_a_gpu = pytest.mark.gpu(vitzoo.testing.suite("flex", only=["attention/cuda:*"]))

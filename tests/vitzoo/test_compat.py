@@ -333,3 +333,37 @@ def test_what_the_kernel_has_not_is_refused_within_torch() -> None:
     with pytest.raises(InputError, match=r"is_causal=True was asked of vitzoo's kernel in torch's SDPA.*restore_flash"):
         torch.ops.aten._scaled_dot_product_flash_attention(q, q, q, 0.0, True)
     active.remove()
+
+
+@pytest.mark.gpu
+def test_torchs_sdpa_runs_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn import attention
+
+    calls = []
+
+    def counted(*tensors: Tensor, **options: Any) -> Any:
+        calls.append(options)
+        return kernel(*tensors, **options)
+
+    kernel = vitzoo_kernels.attention
+    monkeypatch.setattr(vitzoo_kernels, "attention", counted, raising=False)
+    qkv = torch.randn(2, 197, 3, 6, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+
+    def run() -> list[Tensor]:
+        q, k, v = (x.transpose(1, 2) for x in qkv.unbind(2))
+        with attention.sdpa_kernel(attention.SDPBackend.FLASH_ATTENTION):
+            out = scaled_dot_product_attention(q, k, v)
+        return [out, *torch.autograd.grad(out.square().sum(), qkv)]
+
+    want = run()
+    assert not calls
+    attention.activate_flash_attention_impl(sdpa.register())
+    try:
+        found = run()
+    finally:
+        attention.restore_flash_attention_impl()
+    assert len(calls) == 1
+    for a, b in zip(found, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+    run()
+    assert len(calls) == 1

@@ -64,7 +64,9 @@ def test_any_pool_can_be_swapped_in_and_saved(family: str, pool: str, tmp_path) 
     logits.sum().backward()
     model.eval()
     vitzoo.save(model, tmp_path / "swapped")
-    assert torch.equal(vitzoo.load(tmp_path / "swapped").eval()(images()), model(images()))
+    # Weights in a mapped file may lie at addresses that some kernels round otherwise for.
+    loaded = copy.deepcopy(vitzoo.load(tmp_path / "swapped").eval())
+    assert torch.equal(loaded(images()), model(images()))
     model.reset_classifier(0)
     assert model(images()).shape[-1] == 64
 

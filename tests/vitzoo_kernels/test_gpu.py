@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitzoo_kernels import attention, attention_reference
+from vitzoo_kernels import attention, attention_qkvpacked, attention_reference
 
 from vitzoo.testing import check_attention_numbers
 
@@ -112,6 +112,35 @@ def test_a_captured_graph_replays(random_qkv):
         out = attention(q, k, v)
     graph.replay()
     assert torch.equal(out, expected)
+
+
+def test_a_captured_training_step_replays_with_new_inputs():
+    generator = torch.Generator().manual_seed(0)
+    qkv, other = (torch.randn(2, 197, 3, 3, 64, generator=generator).to("cuda", BF16) for _ in range(2))
+    bias = torch.randn(3, 197, 197, generator=generator).to("cuda", BF16).requires_grad_()
+    seed = torch.tensor([3, 4], device="cuda")
+    qkv.requires_grad_()
+
+    def step():
+        out = attention_qkvpacked(qkv, bias=bias, dropout_p=0.1, dropout_seed=seed)
+        return [out, *torch.autograd.grad(out.float().square().sum(), (qkv, bias))]
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        # Compiles outside the capture, and shows that another stream gives the same.
+        first = step()
+    torch.cuda.current_stream().wait_stream(stream)
+    assert all(torch.equal(a, b) for a, b in zip(first, step(), strict=True))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        qkv.copy_(other)
+    graph.replay()
+    for a, b in zip(captured, step(), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(captured[0], first[0])
 
 
 def test_logits_of_ten_thousand_are_within_budget(random_qkv):

@@ -7,6 +7,8 @@ attention, head dims from 16 to 128. Nested tensors and `varlen_attn` stay on to
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 from torch.library import Library
@@ -66,8 +68,11 @@ def activate(device: str = "CUDA") -> Activation:
     """
     library = Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     operator = "_scaled_dot_product_flash_attention"
-    for name, implementation in ((operator, _forward), (f"{operator}_backward", _backward)):
-        library.impl(name, implementation, device, allow_override=True)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        # Taking the place of torch's kernel is what was asked for.
+        warnings.filterwarnings("ignore", "Warning only once for all operators", UserWarning)
+        for name, implementation in ((operator, _forward), (f"{operator}_backward", _backward)):
+            library.impl(name, implementation, device, allow_override=True)  # type: ignore[no-untyped-call]
     return Activation(library)
 
 
@@ -88,7 +93,10 @@ def _forward(
     seed = torch.randint(2**62, (2,), dtype=torch.int64, device=query.device) if dropout_p else None
     q, k, v = map(tokens_first, (query, key, value))
     # Autograd is torch's, for this operator and its backward.
-    out, lse = vitzoo_kernels.attention(q, k, v, scale=scale, dropout_p=dropout_p, dropout_seed=seed, return_lse=True)
+    with torch.no_grad():
+        out, lse = vitzoo_kernels.attention(
+            q, k, v, scale=scale, dropout_p=dropout_p, dropout_seed=seed, return_lse=True
+        )
     state = query.new_empty(2, dtype=torch.int64) if seed is None else seed
     return (
         _laid_out_as(query, out.transpose(1, 2)),

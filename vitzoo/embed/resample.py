@@ -125,7 +125,8 @@ def resample_patch_kernel(kernel: Tensor, new_size: tuple[int, int]) -> Tensor:
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which autocast is off."""
     # Autocast would round the positions themselves to 16 bits. Devices without it, such as meta, need no guard.
-    if torch.amp.is_autocast_available(device.type):
+    # torch.compile of torch 2.11 cannot trace the second question.
+    if device.type in ("cpu", "cuda") or torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
