@@ -124,7 +124,9 @@ def lists(kernel: str, products: str) -> Iterator[tuple[int, list[TileConfig]]]:
 
 
 def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
-    """Return why tiles cannot ship, by what the compiler makes of them, or None."""
+    """Return why tiles cannot ship, by what the compiler makes of them and what is known of it, or None."""
+    if configs.minor_of(triton.__version__) == (3, 7) and tiles.num_warps == 4 and 32 in (tiles.block_m, tiles.block_n):
+        return "Triton 3.7 may read past memory with tiles of 32 and 4 warps (triton-lang/triton, issue 11366)"
     tokens = (problem.max_tokens,) if problem.kernel == "backward_whole" else TOKENS
     for launch in launches(problem, tiles, capability, *tokens):
         try:

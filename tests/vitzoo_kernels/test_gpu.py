@@ -1,5 +1,10 @@
 """The kernels on a CUDA GPU: numbers in every dtype, sizes that only a GPU holds, and the operators under Inductor."""
 
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from vitzoo_kernels import attention, attention_qkvpacked, attention_reference
@@ -163,3 +168,29 @@ def test_the_device_of_the_tensor_is_used(random_qkv):
     q, k, v = random_qkv(2, 37, 50, 2, 64, dtype=BF16, device="cuda:1")
     assert torch.cuda.current_device() == 0
     check_attention_numbers(attention, q, k, v)
+
+
+SANITIZED = """
+import torch, vitzoo_kernels
+for tokens, head_dim in ((37, 72), (65, 64), (300, 16)):
+    qkv = torch.randn(2, tokens, 3, 2, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.randn(2, tokens, tokens, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    vitzoo_kernels.attention_qkvpacked(qkv).sum().backward()
+    vitzoo_kernels.attention_qkvpacked(qkv, bias=bias, dropout_p=0.1).sum().backward()
+torch.cuda.synchronize()
+"""
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_the_sanitizer_finds_nothing(tool):
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if sanitizer is None:
+        pytest.skip("needs compute-sanitizer, which CUDA's toolkit has")
+    done = subprocess.run(
+        [sanitizer, "--tool", tool, "--error-exitcode", "9", sys.executable, "-c", SANITIZED],
+        capture_output=True,
+        text=True,
+        # Torch's own allocator would hide a write past a tensor's end.
+        env={**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
