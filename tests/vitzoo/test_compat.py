@@ -175,6 +175,14 @@ def test_what_cannot_be_switched_in_timm_is_left_alone(registry: Registry) -> No
     with pytest.raises(BackendUnsupported, match=r"head_dim=64 \(supported: 128\)"):
         in_timm.use(model, "lab/wide")
     assert not any("forward" in vars(module) for module in model.modules())
+    model.blocks[1].attn.forward = model.blocks[1].attn.forward
+    with pytest.raises(
+        InputError, match=r"another library has put a forward of its own into 'blocks.1.attn'; call use"
+    ):
+        in_timm.use(model, "sdpa")
+    assert "forward" not in vars(model.blocks[0].attn)
+    with pytest.raises(InputError, match=r"Linear.forward does not call scaled_dot_product_attention itself"):
+        switch.switched(nn.Linear.forward, Attend("sdpa"))
 
 
 def siglip2() -> tuple[nn.Module, dict[str, Tensor]]:

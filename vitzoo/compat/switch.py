@@ -1,36 +1,51 @@
-"""One call of `scaled_dot_product_attention`, as other libraries write it, on a backend of vitzoo."""
+"""Other libraries' code on a backend of vitzoo: their calls of `scaled_dot_product_attention`, made elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch import Tensor, nn
 
 from vitzoo.attention.select import Attend
 from vitzoo.errors import InputError
 
 
-class Switch(TorchFunctionMode):
-    """Within it, every call of `F.scaled_dot_product_attention` runs on the backend that the user chose.
+def switched(function: Callable[..., Any], attend: Attend) -> Callable[..., Any]:
+    """Return a function with the same code, in which `scaled_dot_product_attention` is a backend of vitzoo.
 
-    torch.compile and torch.export trace through it.
+    Nothing of torch or of the library changes, and a call costs nothing more; torch.compile and torch.export trace
+    through it.
 
     Args:
+        function: a Python function that calls SDPA by any of its names: `F.`, `nn.functional.`, `torch.nn.functional.`.
         attend: runs attention.
+
+    Raises:
+        InputError: the function does not call SDPA itself.
     """
+    if not isinstance(function, FunctionType) or "scaled_dot_product_attention" not in function.__code__.co_names:
+        name = getattr(function, "__qualname__", repr(function))
+        raise InputError(f"{name} does not call scaled_dot_product_attention itself, so it cannot be run elsewhere")
+    functional = _copy(F, scaled_dot_product_attention=partial(attend_as_sdpa, attend))
+    network = _copy(nn, functional=functional)
+    instead = {id(F): functional, id(nn): network, id(torch): _copy(torch, nn=network)}
+    names = {name: instead.get(id(value), value) for name, value in function.__globals__.items()}
+    # By this name torch.compile would look for the globals in the library's module.
+    names.pop("__name__")
+    found = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    found.__kwdefaults__ = function.__kwdefaults__
+    return found
 
-    def __init__(self, attend: Attend) -> None:
-        super().__init__()
-        self.attend = attend
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run one call of torch."""
-        if func is F.scaled_dot_product_attention:
-            return attend_as_sdpa(self.attend, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+def _copy(module: ModuleType, **changed: Any) -> ModuleType:
+    copy = ModuleType(module.__name__)
+    copy.__dict__.update(module.__dict__, **changed)
+    return copy
 
 
 def attend_as_sdpa(
@@ -72,7 +87,9 @@ def attend_as_sdpa(
         groups = query.shape[-3] // key.shape[-3]
         key, value = (x.repeat_interleave(groups, dim=-3) for x in (key, value))
     leading = query.shape[:-2]
-    q, k, v = (tokens_first(x.expand(*leading, *x.shape[-2:])) for x in (query, key, value))
+    q, k, v = (
+        tokens_first(x if x.shape[:-2] == leading else x.expand(*leading, *x.shape[-2:])) for x in (query, key, value)
+    )
     bias, key_mask = _split_mask(attn_mask, q, k, leading)
     if is_causal:
         if attn_mask is not None:
@@ -80,12 +97,12 @@ def attend_as_sdpa(
         bias = q.new_full((q.shape[1], k.shape[1]), float("-inf")).triu_(1)
     out = attend(q, k, v, bias=bias, key_mask=key_mask, scale=scale, dropout_p=dropout_p)
     out = out.transpose(1, 2)
-    return out.view(*leading[:-1], *out.shape[1:])
+    return out if query.ndim == 4 else out.view(*leading[:-1], *out.shape[1:])
 
 
 def tokens_first(x: Tensor) -> Tensor:
     """Return (..., H, N, D) as (B, N, H, D), with D lying together as kernels read it."""
-    x = x.flatten(0, -4).transpose(1, 2)
+    x = (x if x.ndim == 4 else x.flatten(0, -4)).transpose(1, 2)
     return x if x.stride(-1) == 1 else x.contiguous()
 
 

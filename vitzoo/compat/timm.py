@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from vitzoo.attention.select import Attend, AttnLike
-from vitzoo.compat.switch import Switch
+from vitzoo.compat.switch import switched
 from vitzoo.errors import InputError
 
 
@@ -28,7 +29,7 @@ def use(model: nn.Module, attn: AttnLike = "triton") -> nn.Module:
         The same model.
 
     Raises:
-        InputError: no layer has the switch.
+        InputError: no layer has the switch, or another library has put a forward of its own into one.
         UnknownNameError: no backend has such a name.
         BackendUnsupported: none of them can ever run this model; the model is left as it was.
     """
@@ -36,11 +37,11 @@ def use(model: nn.Module, attn: AttnLike = "triton") -> nn.Module:
     attend = Attend()
     sizes = {getattr(layer, "head_dim", None) for layer in layers}
     attend.choose(attn, head_dims=sorted(size for size in sizes if isinstance(size, int)))
+    functions = {kind: switched(kind.forward, attend) for kind in {type(layer) for layer in layers}}
     restore(model)
-    switch = Switch(attend)
     for layer in layers:
         # Set past nn.Module, so that the layer is no child of itself.
-        layer.__dict__["forward"] = _Switched(layer, switch)
+        layer.__dict__["forward"] = _Switched(layer, attend, functions[type(layer)])
         layer.__dict__["fused_attn"] = True
     return model
 
@@ -55,36 +56,41 @@ def restore(model: nn.Module) -> nn.Module:
         The same model.
     """
     for layer in model.modules():
-        switched = layer.__dict__.get("forward")
-        if isinstance(switched, _Switched):
-            layer.__dict__["fused_attn"] = switched.was_fused
-            if switched.own is None:
-                del layer.__dict__["forward"]
-            else:
-                layer.__dict__["forward"] = switched.own
+        forward = layer.__dict__.get("forward")
+        if isinstance(forward, _Switched):
+            del layer.__dict__["forward"]
+            layer.__dict__["fused_attn"] = forward.was_fused
     return model
 
 
 class _Switched:
-    """A layer's forward, within the switch."""
+    """A layer's forward on a backend of vitzoo; a copy of the layer gets one of its own."""
 
-    def __init__(self, layer: nn.Module, switch: Switch) -> None:
-        self.layer, self.switch, self.was_fused = layer, switch, layer.fused_attn
-        # Another library may have put a forward of its own there.
-        self.own = layer.__dict__.get("forward")
+    def __init__(self, layer: nn.Module, attend: Attend, function: Callable[..., Any]) -> None:
+        self.layer, self.attend, self.was_fused = layer, attend, layer.fused_attn
+        self._function = function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with self.switch:
-            if self.own is not None:
-                return self.own(*args, **kwargs)
-            return type(self.layer).forward(self.layer, *args, **kwargs)
+        return self._function(self.layer, *args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_function"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._function = switched(type(self.layer).forward, self.attend)
 
 
 def _fused_layers(model: nn.Module) -> list[nn.Module]:
-    layers = [layer for layer in model.modules() if isinstance(getattr(layer, "fused_attn", None), bool)]
+    layers = {
+        name: layer for name, layer in model.named_modules() if isinstance(getattr(layer, "fused_attn", None), bool)
+    }
     if not layers:
         raise InputError(
             f"{type(model).__name__} has no layer with timm's switch fused_attn, so none that could run elsewhere; "
             "for a model that vitzoo built use vitzoo.set_attention"
         )
-    return layers
+    for name, layer in layers.items():
+        if not isinstance(layer.__dict__.get("forward"), _Switched | None):
+            raise InputError(f"another library has put a forward of its own into {name!r}; call use() before it does")
+    return list(layers.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from vitzoo.attention.select import Attend, AttnLike
-from vitzoo.compat.switch import Switch
+from vitzoo.compat.switch import switched
 from vitzoo.errors import InputError, MissingPackageError, NameConflictError
 
 
@@ -50,14 +51,13 @@ def register(attn: AttnLike = "triton", *, name: str | None = None) -> str:
     known = AttentionInterface().get(name)  # type: ignore[no-untyped-call]
     if known is not None and not (isinstance(known, partial) and known.func is _attention):
         raise NameConflictError(f"transformers already knows an attention by the name {name!r}; pass another as name=")
-    AttentionInterface.register(name, partial(_attention, Switch(Attend(attn)), sdpa_attention_forward))
+    AttentionInterface.register(name, partial(_attention, switched(sdpa_attention_forward, Attend(attn))))
     AttentionMaskInterface.register(name, partial(_mask, sdpa_mask, bidirectional_mask_function))
     return name
 
 
 def _attention(
-    switch: Switch,
-    through: Any,
+    through: Callable[..., Any],
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -76,11 +76,10 @@ def _attention(
     ):
         if options.get(option) is not None and options[option] is not False:
             raise InputError(f"{option} was asked of vitzoo's attention, which has none; use {instead}")
-    with switch:
-        return through(module, query, key, value, attention_mask, **options)
+    return through(module, query, key, value, attention_mask, **options)
 
 
-def _mask(through: Any, bidirectional: Any, **options: Any) -> Tensor | None:
+def _mask(through: Callable[..., Any], bidirectional: Any, **options: Any) -> Tensor | None:
     """Return transformers' own mask for SDPA; of padding alone as (B, 1, 1, N_k), which becomes a key mask."""
     if options.get("mask_function") is bidirectional and not options.get("use_vmap"):
         options["q_length"] = 1
