@@ -112,9 +112,9 @@ def test_kernels_import_torch_triton_and_einops_and_never_vitzoo() -> None:
 
 def test_kernels_keep_their_order() -> None:
     order = {
-        "api": {"ops", "supported", "reference", "launch"},
+        "api": {"ops", "layouts", "reference", "launch"},
         "ops": {"launch"},
-        "launch": {"forward", "backward", "backward_whole", "backward_bias", "dropout", "configs", "plans"},
+        "launch": {"forward", "backward", "backward_whole", "backward_bias", "dropout", "configs", "plans", "layouts"},
         "forward": {"tiles"},
         "backward": {"tiles"},
         "backward_whole": {"tiles"},
@@ -122,6 +122,7 @@ def test_kernels_keep_their_order() -> None:
         "dropout": {"tiles"},
         "tiles": set(),
         "configs": set(),
+        "layouts": set(),
         "plans": set(),
         "reference": set(),
     }

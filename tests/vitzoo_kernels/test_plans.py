@@ -131,3 +131,20 @@ def test_a_call_that_autograd_need_not_know_of_still_refuses_forward_mode(kernel
     q, k, v = torch.zeros(1, 17, 3, 2, 64).unbind(2)
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
         attention(forward_ad.make_dual(q, torch.ones_like(q)), k, v)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda q, k, v: (q, k.to("meta"), v), "devices disagree: q cpu, k meta, v cpu"),
+        (lambda q, k, v: (q, k[:, :, :1], v), "shapes disagree"),
+        (lambda q, k, v: (q, k.half(), v), "dtypes q bfloat16, k float16, v bfloat16"),
+        (lambda q, k, v: (q, k, v.mT.contiguous().mT), "the last dimension of v has stride 2"),
+    ],
+)
+def test_a_wrong_call_is_refused_after_right_ones_too(kernels, change, words):
+    right = torch.zeros(1, 17, 3, 2, 64, dtype=torch.bfloat16).unbind(2)
+    for _ in range(2):
+        attention(*right)
+        with pytest.raises(ValueError, match=words):
+            attention(*change(*right))

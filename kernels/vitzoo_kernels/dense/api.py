@@ -1,16 +1,13 @@
 """The attention functions that people call: they check their arguments once and hand them to the operators."""
 
-import functools
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from vitzoo_kernels.dense import ops
-from vitzoo_kernels.dense.supported import DTYPES, HEAD_DIMS
-
-# Shape, strides, dtype and device of a tensor.
-Layout: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], torch.dtype, torch.device]
+from vitzoo_kernels.dense.layouts import check_layouts, named
+from vitzoo_kernels.dense.supported import DTYPES
 
 
 @overload
@@ -110,11 +107,14 @@ def attention(
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         _check_tensor(name, tensor, 4, "(B, N, H, D): split the channels with unflatten(-1, (H, D))")
     q, k, v = _autocast(q, k, v)
-    _check(q, k, v)
+    eager = ops.is_eager(q)
+    if not eager:
+        # Eager calls are checked where they are planned: once for each kind.
+        check_layouts(q, k, v)
     extras = _extras(
         q, k, bias, key_mask, dropout_p, dropout_seed, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
     )
-    out, lse = ops.attention_forward(q, k, v, _scale(scale, q.shape[-1]), *extras)
+    out, lse = ops.attention_forward(q, k, v, _scale(scale, q.shape[-1]), *extras, eager=eager)
     return (out, lse) if return_lse else out
 
 
@@ -150,10 +150,12 @@ def attention_qkvpacked(
     if qkv.shape[2] != 3:
         raise ValueError(f"qkv has shape {tuple(qkv.shape)}; attention takes (B, N, 3, H, D)")
     (qkv,) = _autocast(qkv)
-    q, k, v = qkv.unbind(2)
-    _check(q, k, v)
-    extras = _extras(q, k, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
-    out, lse = ops.packed_attention_forward(qkv, _scale(scale, qkv.shape[-1]), *extras)
+    eager = ops.is_eager(qkv)
+    if not eager:
+        check_layouts(*qkv.unbind(2))
+    tokens = qkv.select(2, 0) if bias is not None or key_mask is not None else qkv
+    extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
+    out, lse = ops.packed_attention_forward(qkv, _scale(scale, qkv.shape[-1]), *extras, eager=eager)
     return (out, lse) if return_lse else out
 
 
@@ -246,7 +248,7 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     device = tensors[0].device.type
     if torch.is_autocast_enabled(device) if device in ("cuda", "cpu") else _is_autocast(device):
         dtype = torch.get_autocast_dtype(device)
-        return tuple(x.to(dtype) if _named(x.dtype) in DTYPES else x for x in tensors)
+        return tuple(x.to(dtype) if named(x.dtype) in DTYPES else x for x in tensors)
     return tensors
 
 
@@ -258,43 +260,6 @@ def _scale(scale: float | None, head_dim: int) -> float:
     if not (scale is None or isinstance(scale, int | float)):
         raise TypeError(f"scale is a {type(scale).__name__}; attention takes a Python number, or None for D ** -0.5")
     return head_dim**-0.5 if scale is None else float(scale)
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Raise ValueError unless the kernels take tensors like these."""
-    # Sizes may be symbols while tracing, which must not be remembered.
-    check = _check_layouts if ops.is_eager(q) else _check_layouts.__wrapped__
-    check(*((x.shape, x.stride(), x.dtype, x.device) for x in (q, k, v)))
-
-
-@functools.lru_cache(maxsize=4096)
-def _check_layouts(q: Layout, k: Layout, v: Layout) -> None:
-    shapes = f"q {tuple(q[0])}, k {tuple(k[0])}, v {tuple(v[0])}"
-    if k[0] != v[0] or q[0][0] != k[0][0] or q[0][2:] != k[0][2:]:
-        raise ValueError(
-            f"shapes disagree: {shapes}; attention takes q (B, N_q, H, D) and k, v (B, N_k, H, D): "
-            "expand k and v when queries share them"
-        )
-    if 0 in q[0] or 0 in k[0]:
-        raise ValueError(f"a size is 0: {shapes}; attention needs at least one image, query, key and head")
-    if q[0][-1] not in HEAD_DIMS:
-        raise ValueError(
-            f"head dim {q[0][-1]} (supported: multiples of 8 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}); "
-            "choose another number of heads, or use attention_reference"
-        )
-    if not q[2] == k[2] == v[2] or _named(q[2]) not in DTYPES:
-        raise ValueError(
-            f"dtypes q {_named(q[2])}, k {_named(k[2])}, v {_named(v[2])} "
-            f"(supported: one of {', '.join(DTYPES)} for all three); cast them, or use attention_reference"
-        )
-    if not q[3] == k[3] == v[3]:
-        raise ValueError(f"devices disagree: q {q[3]}, k {k[3]}, v {v[3]}; move them to one device")
-    for name, (_, stride, *_) in (("q", q), ("k", k), ("v", v)):
-        if stride[-1] != 1:
-            raise ValueError(
-                f"the last dimension of {name} has stride {stride[-1]} (supported: 1, with any strides before "
-                f"it); call {name}.contiguous() first"
-            )
 
 
 def _extras(
@@ -314,14 +279,14 @@ def _extras(
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None:
         sizes = tuple(zip(reversed(bias.shape), reversed(scores), strict=False))
-        if _named(bias.dtype) not in DTYPES or bias.ndim > 4 or any(b not in (1, s) for b, s in sizes):
+        if named(bias.dtype) not in DTYPES or bias.ndim > 4 or any(b not in (1, s) for b, s in sizes):
             raise ValueError(
-                f"bias is {tuple(bias.shape)} of {_named(bias.dtype)}; attention adds a tensor of {', '.join(DTYPES)} "
+                f"bias is {tuple(bias.shape)} of {named(bias.dtype)}; attention adds a tensor of {', '.join(DTYPES)} "
                 f"that broadcasts to (B, H, N_q, N_k) = {scores}; for a bool mask of keys pass key_mask"
             )
     if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != (scores[0], scores[3])):
         raise ValueError(
-            f"key_mask is {tuple(key_mask.shape)} of {_named(key_mask.dtype)}; attention takes torch.bool of "
+            f"key_mask is {tuple(key_mask.shape)} of {named(key_mask.dtype)}; attention takes torch.bool of "
             f"(B, N_k) = {(scores[0], scores[3])}, True where attention may look"
         )
     if dropout_p and dropout_seed is None:
@@ -343,7 +308,7 @@ def _check_dropout(dropout_p: float, dropout_seed: Tensor, device: torch.device)
         raise ValueError(f"dropout_p is {dropout_p}; it is a share from 0 to 1")
     if dropout_seed.dtype != torch.int64 or dropout_seed.shape != (2,) or dropout_seed.device != device:
         raise ValueError(
-            f"dropout_seed is {tuple(dropout_seed.shape)} of {_named(dropout_seed.dtype)} on {dropout_seed.device}; "
+            f"dropout_seed is {tuple(dropout_seed.shape)} of {named(dropout_seed.dtype)} on {dropout_seed.device}; "
             f"attention takes torch.int64 of (2,) on {device}: seed and offset"
         )
 
@@ -365,7 +330,7 @@ def _check_sequences(
         shape = cu_seqlens[0].shape  # type: ignore[union-attr]
         if offsets.dtype != torch.int32 or offsets.ndim != 1 or offsets.shape != shape or offsets.numel() < 2:
             raise ValueError(
-                f"{name} is {tuple(offsets.shape)} of {_named(offsets.dtype)}; attention takes torch.int32 of "
+                f"{name} is {tuple(offsets.shape)} of {named(offsets.dtype)}; attention takes torch.int32 of "
                 "(sequences + 1,), the same number for queries and keys"
             )
         if offsets.device != q.device:
@@ -373,7 +338,3 @@ def _check_sequences(
     for name, length in zip(("max_seqlen_q", "max_seqlen_k"), max_seqlens, strict=True):
         if not isinstance(length, int) or length < 1:
             raise ValueError(f"{name} is {length!r}; it is the length of the longest sequence, at least 1")
-
-
-def _named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""From checked tensors to kernel launches: what runs where, tiles, strides and grids."""
+"""From tensors to kernel launches: what runs where, tiles, strides and grids."""
 
 import functools
 import re
@@ -16,6 +16,7 @@ from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
 from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
 from vitzoo_kernels.dense.dropout import dropout_mask_kernel
 from vitzoo_kernels.dense.forward import attention_forward_kernel
+from vitzoo_kernels.dense.layouts import check_layouts
 from vitzoo_kernels.dense.plans import Plan, Plans, layout, run
 from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
 
@@ -102,7 +103,7 @@ def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Ext
     """Return out, (B, N_q, H, D), contiguous, dtype of `q`, and lse, (B, H, N_q), float32.
 
     Raises:
-        ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
+        ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
     """
     tensors = PLAIN_TENSORS if extras is PLAIN else extras.tensors
     key = ("forward", *_key(q, k, v, scale, extras, tensors))
@@ -203,11 +204,13 @@ def _key(
     q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras, tensors: dict[str, Tensor | None]
 ) -> tuple[Hashable, ...]:
     """Return all that a call's plans depend on."""
-    key = (q.device, layout(q), layout(k), layout(v), scale, _precision() if q.dtype == torch.float32 else "")
+    devices = q.device, k.device, v.device
+    key = (devices, layout(q), layout(k), layout(v), scale, _precision() if q.dtype == torch.float32 else "")
     return key if extras is PLAIN else (*key, extras.numbers, *map(layout, tensors.values()))
 
 
 def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> Plan:
+    check_layouts(q, k, v)
     _check_device(q)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None

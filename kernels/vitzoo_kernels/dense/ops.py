@@ -6,9 +6,12 @@ only cost time (on a CPU 16 us a call with autograd, an autograd.Function 4), so
 `*extras` are the fields of `launch.Extras` in their order; torch leaves out those at the end that have their defaults.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -37,18 +40,20 @@ torch.library.define(
 )
 
 
-def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    """Return out, (B, N_q, H, D), and lse, (B, H, N_q), for arguments that `api` has checked."""
+def attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any, eager: bool
+) -> tuple[Tensor, Tensor]:
+    """Return out, (B, N_q, H, D), and lse, (B, H, N_q); `eager` is what `is_eager` says of q."""
     call: Callable[..., Any] = torch.ops.vitzoo.attention_forward
-    if is_eager(q):
+    if eager:
         call = _Attention.apply if _is_differentiated(q, k, v, *extras) else _forward
     return cast(tuple[Tensor, Tensor], call(q, k, v, scale, *extras))
 
 
-def packed_attention_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
+def packed_attention_forward(qkv: Tensor, scale: float, *extras: Any, eager: bool) -> tuple[Tensor, Tensor]:
     """Return what `attention_forward` returns, for q, k and v in one tensor (B, N, 3, H, D)."""
     call: Callable[..., Any] = torch.ops.vitzoo.packed_attention_forward
-    if is_eager(qkv):
+    if eager:
         call = _PackedAttention.apply if _is_differentiated(qkv, *extras) else _packed_forward
     return cast(tuple[Tensor, Tensor], call(qkv, scale, *extras))
 
@@ -71,9 +76,14 @@ def _is_differentiated(*inputs: Any) -> bool:
     )
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    from vitzoo_kernels.dense import launch
+@functools.cache
+def _launcher() -> ModuleType:
+    # The operators are defined, and traced, without Triton too.
+    return import_module("vitzoo_kernels.dense.launch")
 
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
+    launch = _launcher()
     return launch.attention_forward(q, k, v, scale, launch.Extras(*extras) if extras else launch.PLAIN)
 
 
@@ -94,8 +104,7 @@ def _backward(
     bias_grad: bool,
     *extras: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from vitzoo_kernels.dense import launch
-
+    launch = _launcher()
     dq, dk, dv, dbias = launch.attention_backward(
         dout, dlse, q, k, v, out, lse, scale, launch.Extras(*extras) if extras else launch.PLAIN, bias_grad=bias_grad
     )
@@ -112,8 +121,7 @@ def _packed_backward(
     bias_grad: bool,
     *extras: Any,
 ) -> tuple[Tensor, Tensor]:
-    from vitzoo_kernels.dense import launch
-
+    launch = _launcher()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     q, k, v = qkv.unbind(2)
     dq, dk, dv = dqkv.unbind(2)
