@@ -1,6 +1,7 @@
 """vitzoo's models against timm's, in one process, call by call in turns: create, forward, forward and backward.
 
     python -m benchmarks.model --cpu [--quick] [--out FILE]
+    python -m benchmarks.model --gpu [--quick] [--out FILE]     # throughput.py says what
 
 Every figure is the ratio of medians vitzoo / timm over interleaved runs on equal weights and inputs; before anything is
 timed the two models' outputs are compared. The 20 to 80 % range of the paired ratios says how far to trust a ratio.
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 import vitzoo
+from benchmarks import throughput
 from benchmarks.timing import interleave, ratio, spread
 
 MODELS = {"vit_small": "vit_small_patch16_224", "vit_base": "vit_base_patch16_224"}
@@ -36,13 +38,24 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cpu", action="store_true", help="run on the CPU (default: the GPU when there is one)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--cpu", action="store_true", help="create, forward, forward and backward, in float32")
+    where.add_argument("--gpu", action="store_true", help="throughput of inference and training, in bfloat16")
+    parser.add_argument("--budget-s", type=float, default=540, help="with --gpu: start no other case after so long")
+    parser.add_argument("--commit", help="with --gpu: what is measured, where this is no git checkout")
     parser.add_argument("--quick", action="store_true", help="a few repeats of a small model: shows that it runs")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
+    if options.gpu:
+        # Without a GPU a quick run shows at least that it runs.
+        if not (torch.cuda.is_available() or options.quick):
+            parser.error("--gpu needs a CUDA GPU: there is none")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        throughput.run(device, quick=options.quick, budget_s=options.budget_s, commit=options.commit, out=options.out)
+        return
     if KEEP_MEMORY.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.model", *sys.argv[1:]], os.environ | KEEP_MEMORY)
-    device = torch.device("cpu" if options.cpu or not torch.cuda.is_available() else "cuda")
+    device = torch.device("cpu")
     names = ["vit_small"] if options.quick else list(MODELS)
     rows = []
     for name in names:
