@@ -32,7 +32,7 @@ from vitzoo.weights.origin import origin_of
 from vitzoo.weights.own import prepare_own
 from vitzoo.weights.pages import on_fresh_pages
 from vitzoo.weights.prepare import Prepared, prepare
-from vitzoo.weights.report import LoadReport
+from vitzoo.weights.report import LoadReport, Note
 from vitzoo.weights.source import Source, open_source
 
 
@@ -170,13 +170,15 @@ def load_prepared(
         model.preprocess = prepared.preprocess  # type: ignore[assignment]
     if prepared.labels:
         model.labels = prepared.labels  # type: ignore[assignment]
+    why = "torch's DistributedDataParallel or torch.compile put it before every name"
+    unwrapped = (Note(action="dropped", what=source.prefix, why=why),) if source.prefix else ()
     model.load_report = LoadReport(  # type: ignore[assignment]
         source=source.name,
         files=source.files,
         revision=source.revision,
         format=prepared.format,
         tensors=len(prepared.state),
-        notes=prepared.notes,
+        notes=(*unwrapped, *prepared.notes),
     )
     model.provenance = origin_of(source, recipe.name)  # type: ignore[assignment]
     announce(model.provenance)  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import small
+from families import SMALL, small
 from foreign import TWINS
+from safetensors.torch import save_file
 
 import vitzoo
 from vitzoo.errors import CheckpointError
@@ -94,3 +95,24 @@ def test_a_model_outlives_the_file_that_it_came_from(format: str, tmp_path: Path
     vitzoo.save(model, tmp_path / "model", format=format)
     again = vitzoo.load(tmp_path / "model").state_dict()
     assert all(torch.equal(value, before[name]) for name, value in again.items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_names_of_a_wrapped_model_are_read(prefix: str, suffix: str, tmp_path: Path) -> None:
+    model = vitzoo.create("vit_tiny", **SMALL)
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    path = tmp_path / f"wrapped{suffix}"
+    if suffix == ".pth":
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    else:
+        save_file(state, path)
+    loaded = vitzoo.create("vit_tiny", weights=path, **SMALL)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    (note,) = [note for note in loaded.load_report.notes if note.what == prefix]
+    assert str(note) == f"dropped {prefix}: torch's DistributedDataParallel or torch.compile put it before every name"
+    # A name without it shows that it is no wrapper's.
+    torch.save(state | {"head.bias2": torch.zeros(1)}, tmp_path / "mixed.pth")
+    with pytest.raises(CheckpointError, match="nothing was loaded"):
+        vitzoo.create("vit_tiny", weights=tmp_path / "mixed.pth", **SMALL)

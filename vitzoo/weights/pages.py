@@ -32,7 +32,7 @@ def on_fresh_pages(state: Mapping[str, Tensor], source: Source) -> dict[str, Ten
         return dict(state)
     fresh: dict[str, Tensor] = {}
     for file in source.files:
-        fresh |= read_tensors(file.path)
+        fresh |= {name.removeprefix(source.prefix): tensor for name, tensor in read_tensors(file.path).items()}
         if WeightsFile.at(file.path) != file:
             raise CheckpointError(f"{str(file.path)!r} changed while it was read; nothing was loaded: load it again")
     return {

@@ -36,6 +36,9 @@ LAYOUTS = (
 # Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
 
+# What torch's DistributedDataParallel and torch.compile put before the names of a model that they wrap.
+PREFIXES = ("module.", "_orig_mod.")
+
 _AGAIN = "copy or download it again"
 _HOLDS_OBJECTS = (
     "{!r} holds Python objects, not tensors alone; reading them would run code from the file. "
@@ -49,7 +52,8 @@ class Source:
 
     Args:
         name: what the caller asked for.
-        state: {name: tensor}, on the CPU, under the names of the files.
+        state: {name: tensor}, on the CPU, under the names of the files without `prefix`.
+        prefix: what stood before every name because torch had wrapped the model, such as 'module.'; mostly ''.
         config: the JSON object that a directory keeps beside its weights, or None.
         images: the JSON object of preprocessor_config.json, or None.
         files: the files that the tensors were read from.
@@ -58,6 +62,7 @@ class Source:
 
     name: str
     state: Mapping[str, Tensor]
+    prefix: str = ""
     config: Mapping[str, Any] | None = None
     images: Mapping[str, Any] | None = None
     files: tuple[WeightsFile, ...] = ()
@@ -92,9 +97,11 @@ def open_source(source: str | Path, *, found: Path | None = None) -> Source:
         state |= tensors
     if sharded:
         _check_index(path, state)
+    prefix = _prefix_of(state)
     return Source(
         name=str(source),
-        state=state,
+        state={name.removeprefix(prefix): tensor for name, tensor in state.items()},
+        prefix=prefix,
         config=config,
         images=images,
         files=tuple(WeightsFile.at(file) for file in files),
@@ -159,6 +166,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return _read_npz(path)
     possible = ", ".join((".safetensors", *TORCH_SUFFIXES, ".npz"))
     raise CheckpointError(f"{str(path)!r} is no file of weights that vitzoo reads (possible: {possible})")
+
+
+def _prefix_of(state: Mapping[str, Tensor]) -> str:
+    """Return what torch's wrappers have put before every name."""
+    prefix = ""
+    while more := [p for p in PREFIXES if state and all(name.startswith(prefix + p) for name in state)]:
+        prefix += more[0]
+    return prefix
 
 
 def _json_in(path: Path) -> dict[str, Any] | None:
