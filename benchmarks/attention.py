@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import launch_cost, machine, peers, shapes, timing
+from benchmarks import kernels, launch_cost, machine, peers, shapes, timing
 from benchmarks.calls import InputSets, draw_inputs, make_call
 from benchmarks.correct import Judge
 
@@ -40,6 +40,7 @@ def main() -> int:
         "suite": options.suite,
         "dtype": options.dtype,
         "quick": options.quick,
+        "without": options.without,
         "machine": machine.describe(device, commit=options.commit),
         "rows": [],
         "wrong": [],
@@ -60,7 +61,8 @@ def main() -> int:
                 "measured": machine.measure_peaks(device, dtype),
                 "datasheet": machine.datasheet_peaks(record["machine"]["device"]),
             }
-            run_vit(options, dtype, device, record, save)
+            with kernels.without(options.without):
+                run_vit(options, dtype, device, record, save)
     record["clocks"] = clocks.summary
     save()
     if record["wrong"]:
@@ -83,6 +85,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--head-dims", nargs="+", type=int, choices=shapes.HEAD_DIMS, help="only these D")
     parser.add_argument("--batches", nargs="+", type=int, help="only these B")
     parser.add_argument("--directions", nargs="+", choices=shapes.DIRECTIONS, default=shapes.DIRECTIONS)
+    parser.add_argument(
+        "--without", nargs="+", choices=kernels.WHOLE, default=[], help="let vitzoo do without these of its kernels"
+    )
     parser.add_argument("--commit", help="what is measured, where this is no git checkout; -dirty at its end if so")
     parser.add_argument("--out", type=Path, help="write JSON, after every shape, to this file or folder")
     options = parser.parse_args()
@@ -95,7 +100,8 @@ def file_name(record: dict[str, Any]) -> str:
     """Return the name of a record's file: one for each suite, GPU, dtype and commit."""
     suite = {"vit": "attention", "launch": "launch"}[record["suite"]]
     device = record["machine"]["device"].lower().replace(" ", "-")
-    return f"{suite}-{device}-{record['dtype']}-{record['machine']['commit']}.json"
+    without = "".join(f"-without-{name}" for name in record["without"])
+    return f"{suite}-{device}-{record['dtype']}{without}-{record['machine']['commit']}.json"
 
 
 def run_vit(

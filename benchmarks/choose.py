@@ -31,14 +31,16 @@ from benchmarks.kernels import Problem, launches
 DTYPE = {"16": "bf16", "tf32": "tf32", "ieee": "fp32"}
 # Lengths that leave 5 and 44 rows of tiles of 64.
 TOKENS = (197, 300)
-# Keys that one program of the whole backward may hold; more and it is split.
-WHOLE = (64, 128, 256, 272)
+# Keys that one program for a whole head may hold; more, and there is one for each tile. The forward makes room for as
+# many as there are, in sixteens. Up to 64 its keys would stay for one tile of queries only.
+WHOLE_FORWARD = (128, 208, 256, 272)
+WHOLE_BACKWARD = (64, 128, 256, 272)
 # The first is the one that is hoped for: large enough for the widest instruction, small enough to waste little.
 CANDIDATES = {
-    "forward": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1)],
+    "forward": [(64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1)],
     "backward_q": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 1), (64, 64, 8, 1), (64, 32, 8, 1)],
     "backward_kv": [(64, 64, 4, 2), (64, 64, 4, 1), (32, 64, 4, 2), (32, 64, 4, 1), (32, 64, 8, 1), (16, 64, 8, 1)],
-    "backward_bias": [(64, 64, 8, 1), (32, 64, 8, 1)],
+    "backward_bias": [(64, 64, 4, 1), (64, 64, 8, 1), (32, 64, 8, 1)],
 }
 SMALLER = [(32, 32, 4, 1), (32, 32, 8, 1), (16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 4, 1), (16, 16, 8, 1)]
 SPILLS = re.compile(r"spills (\d+) bytes of registers")
@@ -66,7 +68,7 @@ def main() -> int:
         for done in as_completed([pool.submit(choose, *job, keep=options.keep) for job in jobs]):
             job, entries, said = done.result()
             tables.write_entries(tables.path_of(job[0], triton.__version__), entries, drop=configs.Key(*job[1:]))
-            lacking += not entries and job[1] != "backward_whole"
+            lacking += not entries and not job[1].endswith("whole")
             print(*job, said, flush=True)
     return 1 if lacking else 0
 
@@ -74,8 +76,8 @@ def main() -> int:
 def possible(kernel: str, features: str) -> bool:
     """Return whether a kernel ever has these features."""
     if kernel == "backward_bias":
-        return features == "rich"
-    return not (kernel == "backward_whole" and features == "ragged")
+        return features in ("bias", "rich")
+    return not (kernel.endswith("whole") and features == "ragged")
 
 
 def has_entry(capability: int, kernel: str, features: str, products: str, head_dim: int) -> bool:
@@ -103,7 +105,7 @@ def choose(
             refused.append((reason, tiles))
         else:
             # A kernel that nothing else stands in for runs all the same, with the fewest bytes spilled.
-            if kernel != "backward_whole" and (spilling := [pair for pair in refused if SPILLS.fullmatch(pair[0])]):
+            if not kernel.endswith("whole") and (spilling := [pair for pair in refused if SPILLS.fullmatch(pair[0])]):
                 reason, tiles = min(spilling, key=lambda pair: int(SPILLS.fullmatch(pair[0])[1]))  # type: ignore[index]
                 found.append(tables.entry_of(problem, tiles, breaks=reason))
             # What holds fewer keys than these does not hold more.
@@ -115,11 +117,14 @@ def choose(
 
 def lists(kernel: str, products: str) -> Iterator[tuple[int, list[TileConfig]]]:
     """Yield the most keys, and the tiles to try for as many, the hoped-for first."""
-    if kernel != "backward_whole":
+    if not kernel.endswith("whole"):
         sizes = EXACT if products == "ieee" else [*CANDIDATES[kernel], *SMALLER]
         yield configs.UNBOUNDED, [TileConfig(*four) for four in sizes]
+    elif products == "16" and kernel == "forward_whole":
+        for keys in WHOLE_FORWARD:
+            yield keys, [TileConfig(64, group, 4, 1) for group in (128, 64)]
     elif products == "16":
-        for keys in WHOLE:
+        for keys in WHOLE_BACKWARD:
             yield keys, [TileConfig(rows, keys, warps, 1) for rows, warps in ((32, 4), (32, 8), (16, 8))]
 
 
@@ -127,7 +132,10 @@ def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
     """Return why tiles cannot ship, by what the compiler makes of them and what is known of it, or None."""
     if configs.minor_of(triton.__version__) == (3, 7) and tiles.num_warps == 4 and 32 in (tiles.block_m, tiles.block_n):
         return "Triton 3.7 may read past memory with tiles of 32 and 4 warps (triton-lang/triton, issue 11366)"
-    tokens = (problem.max_tokens,) if problem.kernel == "backward_whole" else TOKENS
+    tokens = TOKENS
+    if problem.kernel.endswith("whole"):
+        # As many as there is room for, and fewer, so that the last of them are masked.
+        tokens = (problem.max_tokens, problem.max_tokens - 11)
     for launch in launches(problem, tiles, capability, *tokens):
         try:
             program = compiled(launch, capability)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -21,6 +21,8 @@ from vitzoo_kernels.dense.plans import Plans
 
 from benchmarks.ahead_of_time import Call, Launch, launches_of
 
+# One program does a whole head; where they do not run, one does a tile.
+WHOLE = ("forward_whole", "backward_whole")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "tf32": torch.float32}
 # Lengths that share an entry: the longest of them, and the one that stands for them.
 BUCKETS = {64: 50, 128: 100, 256: 197, 272: 257, 768: 577, 1536: 1025, configs.UNBOUNDED: 4097}
@@ -60,22 +62,33 @@ class Problem:
         extras: list[dict[str, bool]] = {
             "plain": [{}],
             "masked": [{"key_mask": True}],
-            "rich": [{"bias": True, "key_mask": True, "dropout": True}, {"packed_sequences": True, "dropout": True}],
             "ragged": [{"packed_sequences": True}],
+            "bias": [{"bias": True, "key_mask": True}],
+            "dropout": [{"key_mask": True, "dropout": True}, {"packed_sequences": True, "dropout": True}],
+            "rich": [{"bias": True, "key_mask": True, "dropout": True}],
         }[self.features]
-        if self.kernel in ("backward_whole", "backward_bias"):
+        if self.kernel in ("forward_whole", "backward_whole", "backward_bias"):
             extras = extras[:1]
+        # The forward gives a head a program of its own only where there are many.
+        batch = configs.MANY_HEADS if self.kernel == "forward_whole" else 2
         return [
             Call(
                 dtype=DTYPES[self.dtype],
                 head_dim=self.head_dim,
                 num_queries=count,
                 num_keys=count,
+                batch=batch,
                 bias_grad=self.kernel == "backward_bias",
                 **features,
             )
             for features, count in product(extras, tokens or (self.tokens,))
         ]
+
+
+def buckets(kernel: str) -> list[int]:
+    """Return the most tokens of each bucket that a kernel is tuned for."""
+    # A whole head's forward is for more than one tile of queries, and its keys must have room on the chip.
+    return [longest for longest in BUCKETS if kernel != "forward_whole" or 64 < longest <= 272]
 
 
 def shipped(problem: Problem, capability: int) -> TileConfig | None:
@@ -97,8 +110,8 @@ def candidates(problem: Problem, capability: int) -> list[TileConfig]:
 def configured(problem: Problem, tiles: TileConfig) -> Iterator[None]:
     """Make the launcher use these tiles for a problem, however many keys there are."""
     find, key = configs.find, problem.key
-    # The split kernels run where the whole one does not.
-    not_whole = dataclasses.replace(key, kernel="backward_whole")
+    # Kernels for tiles run where those for whole heads do not.
+    not_whole = dataclasses.replace(key, kernel=key.kernel.split("_")[0] + "_whole")
 
     def other(capability: tuple[int, int], version: str, asked: Key, num_keys: int) -> TileConfig | None:
         if asked in (key, not_whole):
@@ -118,15 +131,16 @@ def launches(problem: Problem, tiles: TileConfig, capability: int, *tokens: int)
     """
 
     def find(_: tuple[int, int], version: str, asked: Key, num_keys: int) -> TileConfig | None:
-        # Of the other kernels only that they are launched matters, and that the whole one is not.
-        other = None if asked.kernel == "backward_whole" else TileConfig(16, 16, 4, 1)
+        # Of the other kernels only that they are launched matters, and that those for whole heads are not.
+        other = None if asked.kernel.endswith("whole") else TileConfig(16, 16, 4, 1)
         return tiles if asked == problem.key else other
 
     found = []
     precision = matmul_precision("high" if problem.dtype == "tf32" else "highest")
     with precision, mock.patch.object(configs, "find", find):
         for call in problem.calls(*tokens):
-            own = [launch for launch in launches_of(call, capability) if problem.kernel in launch.name]
+            name = f"attention_{problem.kernel}_kernel"
+            own = [launch for launch in launches_of(call, capability) if launch.name == name]
             if not own:
                 raise RuntimeError(f"the launcher does not use {problem.kernel} for {call}")
             found += own
@@ -155,6 +169,18 @@ def bare_forward(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object] | None
         raise RuntimeError("no launch was seen: the launcher no longer goes through JITFunction.run")
     launcher, arguments = seen["program"][seen["grid"]], seen["arguments"]
     return lambda: launcher(*arguments)
+
+
+@contextlib.contextmanager
+def without(names: Collection[str]) -> Iterator[None]:
+    """Make the launcher do without some of `WHOLE`: the kernels for tiles run in their place."""
+    find = configs.find
+
+    def other(capability: tuple[int, int], version: str, asked: Key, num_keys: int) -> TileConfig | None:
+        return None if asked.kernel in names else find(capability, version, asked, num_keys)
+
+    with mock.patch.object(configs, "find", other), mock.patch.object(launch, "_plans", Plans()):
+        yield
 
 
 @contextlib.contextmanager

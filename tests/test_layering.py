@@ -114,8 +114,11 @@ def test_kernels_keep_their_order() -> None:
     order = {
         "api": {"ops", "layouts", "reference", "launch"},
         "ops": {"launch"},
-        "launch": {"forward", "backward", "backward_whole", "backward_bias", "dropout", "configs", "plans", "layouts"},
-        "forward": {"tiles"},
+        "launch": {"forward", "forward_whole", "backward", "backward_whole", "backward_bias", "dropout"}
+        | {"configs", "plans", "layouts"},
+        "forward": {"softmax", "tiles"},
+        "forward_whole": {"softmax", "tiles"},
+        "softmax": {"tiles"},
         "backward": {"tiles"},
         "backward_whole": {"tiles"},
         "backward_bias": {"tiles"},

@@ -49,6 +49,25 @@ def test_what_ships_is_compiled_as_the_launcher_asks_and_nothing_stays_patched()
 
 
 @compiles
+def test_the_launcher_can_do_without_the_kernels_for_whole_heads():
+    call = ahead_of_time.Call(dtype=torch.bfloat16, head_dim=64, num_queries=197, num_keys=197, batch=128)
+
+    def names():
+        return [
+            launch.name.removeprefix("attention_").removesuffix("_kernel")
+            for launch in ahead_of_time.launches_of(call, 90)
+        ]
+
+    assert names() == ["forward_whole", "backward_whole"]
+    with kernels.without(["forward_whole"]):
+        assert names() == ["forward", "backward_whole"]
+    with kernels.without(kernels.WHOLE):
+        assert names() == ["forward", "backward_q", "backward_kv"]
+    assert kernels.buckets("forward_whole") == [128, 256, 272]
+    assert kernels.buckets("forward") == list(kernels.BUCKETS)
+
+
+@compiles
 def test_tiles_that_spill_are_dropped_before_they_are_timed():
     problem = kernels.Problem("forward", "bf16", 128, 768)
     shipped = kernels.candidates(problem, 90)[0]
@@ -66,7 +85,7 @@ def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_mor
     )
     _, (entry,), said = choose.choose(90, "forward", "plain", "16", 64)
     assert entry["tiles"] == [64, 64, 8, 2]
-    assert "after 2 others" in said
+    assert "after 3 others" in said
     spills = "spills {} bytes of registers"
     monkeypatch.setattr(choose, "why_not", lambda problem, tiles, capability: spills.format(tiles.block_n))
     _, (entry,), _ = choose.choose(90, "forward", "plain", "16", 112)

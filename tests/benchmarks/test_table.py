@@ -19,6 +19,7 @@ def record(date, *, device="NVIDIA H200", **changes):
         "suite": "vit",
         "dtype": "bf16",
         "quick": False,
+        "without": [],
         "machine": machine | {"triton": "3.6.0", "cudnn": 91900},
         "peaks": {
             "measured": {"bytes_per_s": 4.3e12, "flops_per_s": 790e12},
@@ -75,6 +76,11 @@ def test_the_newest_record_of_each_gpu_counts(tmp_path):
         ("A", "2026-12-03"),
         ("B", "2026-12-02"),
     ]
+
+
+def test_a_record_without_some_kernel_is_not_what_ships(tmp_path):
+    (tmp_path / "attention-x.json").write_text(json.dumps(record("2026-12-01", without=["forward_whole"])))
+    assert attention_table.load(tmp_path) == []
 
 
 @pytest.mark.parametrize(

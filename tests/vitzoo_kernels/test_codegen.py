@@ -35,8 +35,11 @@ WIDE = r"ld\.global\S*\.v4\.b32|cp\.async\S+ \[[^\]]*\], \[[^\]]*\], 0x10"
         Call(dtype=F16, head_dim=128, num_queries=100, num_keys=50),
         Call(dtype=BF16, head_dim=32, num_queries=300, num_keys=300, packed_sequences=True),
         Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, key_mask=True),
+        # Many heads, each a program of its own.
+        Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, batch=128),
+        Call(dtype=BF16, head_dim=64, num_queries=257, num_keys=257, batch=128),
     ],
-    ids=lambda call: f"{call.head_dim}-{call.num_queries}" if isinstance(call, Call) else None,
+    ids=lambda call: f"{call.head_dim}-{call.num_queries}-{call.batch}" if isinstance(call, Call) else None,
 )
 def test_nothing_spills_and_everything_fits(call, capability):
     for record in launches_of(call, capability):
@@ -60,6 +63,23 @@ def test_the_main_body_of_a_vit_uses_whole_warpgroups_and_no_mask():
     ptx = compiled(forward, 90).ptx
     assert set(re.findall(r"wgmma\.mma_async\S*?(m64n\d+)k16", ptx)) == {"m64n64", "m64n16"}
     assert "mma.sync.aligned.m16n8k16" in ptx
+
+
+def test_many_heads_of_few_keys_have_a_program_each_and_their_keys_are_loaded_once():
+    call = Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, num_heads=12, batch=22)
+    (forward, _) = launches_of(call, 90)
+    assert (forward.name, forward.arguments["KEYS"]) == ("attention_forward_whole_kernel", 208)
+    program = compiled(forward, 90)
+    # Three programs share a multiprocessor: the whole point of the groups of keys.
+    assert 3 * 32 * forward.arguments["num_warps"] * program.usage[0] <= 65536
+    assert 3 * program.shared <= SHARED_LIMIT[90]
+    for fewer in (
+        Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, num_heads=12, batch=21),
+        Call(dtype=BF16, head_dim=64, num_queries=64, num_keys=197, num_heads=12, batch=22),
+        Call(dtype=BF16, head_dim=64, num_queries=577, num_keys=577, num_heads=12, batch=22),
+        Call(dtype=F32, head_dim=64, num_queries=197, num_keys=197, num_heads=12, batch=22),
+    ):
+        assert launches_of(fewer, 90)[0].name == "attention_forward_kernel"
 
 
 @pytest.mark.parametrize("dim", [64, 72, 80, 88, 96, 104, 112])
@@ -117,7 +137,7 @@ def test_every_launch_finds_its_tiles(capability):
                 rooms = [tiles.block_n for tiles in found if tiles is not None]
                 assert rooms == sorted(rooms)
                 assert found[-1] is None
-            elif kernel != "backward_bias" or features == "rich":
+            elif kernel != "backward_bias" or features in ("bias", "rich"):
                 assert None not in found, key
 
 

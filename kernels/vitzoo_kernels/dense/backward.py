@@ -22,12 +22,14 @@ from vitzoo_kernels.dense.tiles import (
     NOT_SPECIALIZED,
     add_products,
     head_of,
+    image_and_head,
     in_elements,
     kept_rows,
     load_rows,
     locate,
     row_dots,
     row_products,
+    rows_of_tile,
     scaled_rows,
     slopes,
     store_rows,
@@ -91,10 +93,7 @@ def attention_backward_q_kernel(
     """Compute dq and delta of one tile of queries, reading all keys and values of its head."""
     num_tiles = tl.cdiv(num_queries, BLOCK_M)
     tile = tl.program_id(0) % num_tiles
-    # int64 from here on: offsets pass 2^31 elements in large batches.
-    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
-    batch = batch_head // num_heads
-    head = batch_head % num_heads
+    batch, head, batch_head = image_and_head(tl.program_id(0) // num_tiles, num_heads)
     image, first_query, rows = locate(cu_q_ptr, batch, num_queries)
     _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
     if cu_q_ptr is not None:
@@ -114,18 +113,18 @@ def attention_backward_q_kernel(
     out_head = out_ptr + ((image * total_queries + first_query) * num_heads + head) * HEAD_DIM
     statistics = (image * num_heads + head) * total_queries + first_query
 
-    m = tile * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    # m is (BLOCK_M,): rows past the last are the last one again, and are not stored.
+    _, _, m, own = rows_of_tile(tile * BLOCK_M, rows, BLOCK_M, True, False)
     rows_m = m.to(tl.int64)
-    inside_m = m < rows
-    q = load_rows(q_head, rows_m, q_strides[1], inside_m, HEAD_DIM, DIM, True)
-    dout = load_rows(dout_head, rows_m, dout_strides[1], inside_m, HEAD_DIM, DIM, True)
-    out = load_rows(out_head, rows_m, num_heads * HEAD_DIM, inside_m, HEAD_DIM, DIM, True)
-    lse = tl.load(lse_ptr + statistics + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+    q = load_rows(q_head, rows_m, q_strides[1], own, HEAD_DIM, DIM, False)
+    dout = load_rows(dout_head, rows_m, dout_strides[1], own, HEAD_DIM, DIM, False)
+    out = load_rows(out_head, rows_m, num_heads * HEAD_DIM, own, HEAD_DIM, DIM, False)
+    lse = tl.load(lse_ptr + statistics + m)  # (BLOCK_M,)
     # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
     delta = row_dots(out, dout)  # (BLOCK_M,)
     if dlse_ptr is not None:
-        delta -= tl.load(dlse_ptr + statistics + m, mask=inside_m, other=0.0)
-    tl.store(delta_ptr + statistics + m, delta, mask=inside_m)
+        delta -= tl.load(dlse_ptr + statistics + m)
+    tl.store(delta_ptr + statistics + m, delta, mask=own)
 
     bias_head = bias_ptr
     if bias_ptr is not None:
@@ -133,7 +132,7 @@ def attention_backward_q_kernel(
     mask_row = key_mask_ptr
     if key_mask_ptr is not None:
         mask_row = key_mask_ptr + batch * num_keys
-    queries = (q, dout, lse, delta, m, inside_m)
+    queries = (q, dout, lse, delta, m)
     heads = (k_head, v_head, k_strides[1], v_strides[1], batch_head)
     bias_strides = (bias_stride_m, bias_stride_n)
     numbers = (scale_log2, threshold, dropout_scale)
@@ -158,7 +157,7 @@ def attention_backward_q_kernel(
                 dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, full_keys, keys,
                 HEAD_DIM, DIM, TAIL_N, True, NEGATIVE, PRECISION,
             )  # fmt: skip
-    store_rows(dq_head, rows_m, dq_strides[1], inside_m, scaled_rows(dq, scale), HEAD_DIM, DIM, True)
+    store_rows(dq_head, rows_m, dq_strides[1], own, scaled_rows(dq, scale), HEAD_DIM, DIM, True)
 
 
 @triton.jit
@@ -181,7 +180,7 @@ def _add_keys(
     PRECISION: tl.constexpr,
 ):
     """Add what BLOCK_N keys give to dq, not yet scaled."""
-    q, dout, lse, delta, m, inside_m = queries
+    q, dout, lse, delta, m = queries
     k_head, v_head, k_stride, v_stride, batch_head = heads
     offsets = tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     n = start + offsets
@@ -195,9 +194,8 @@ def _add_keys(
     _, dscores = slopes(
         row_products(q, k, PRECISION),  # (BLOCK_M, BLOCK_N)
         row_products(dout, v, PRECISION),  # (BLOCK_M, BLOCK_N)
-        lse[:, None], delta[:, None], m.to(tl.int64)[:, None], n.to(tl.int64)[None, :],
-        inside_m[:, None] & allowed[None, :],
-        bias_head, seed_ptr, batch_head, bias_strides, numbers, MASKED or (bias_head is not None), NEGATIVE,
+        lse[:, None], delta[:, None], m.to(tl.int64)[:, None], n.to(tl.int64)[None, :], allowed[None, :],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers, MASK_N, mask_row is not None, NEGATIVE,
     )  # fmt: skip
     # The tensor cores take both factors in one dtype; the sum stays float32.
     return add_products(dq, dscores.to(k[0].dtype), k, PRECISION)
@@ -261,10 +259,7 @@ def attention_backward_kv_kernel(
     """
     num_tiles = tl.cdiv(num_keys, BLOCK_N)
     tile = tl.program_id(0) % num_tiles
-    # int64 from here on: offsets pass 2^31 elements in large batches.
-    batch_head = (tl.program_id(0) // num_tiles).to(tl.int64)
-    batch = batch_head // num_heads
-    head = batch_head % num_heads
+    batch, head, batch_head = image_and_head(tl.program_id(0) // num_tiles, num_heads)
     image, first_query, queries = locate(cu_q_ptr, batch, num_queries)
     _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
     if cu_q_ptr is not None:
@@ -307,19 +302,19 @@ def attention_backward_kv_kernel(
         for start in range(0, full_queries, BLOCK_M):
             dk, dv = _add_queries(
                 dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
-                HEAD_DIM, DIM, BLOCK_M, False, key_mask_ptr is not None, NEGATIVE, PRECISION,
+                HEAD_DIM, DIM, BLOCK_M, False, FULL_M, key_mask_ptr is not None, NEGATIVE, PRECISION,
             )  # fmt: skip
     if TAIL_M > 0:
         if cu_q_ptr is not None:
             for start in range(full_queries, queries, TAIL_M):
                 dk, dv = _add_queries(
                     dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
-                    HEAD_DIM, DIM, TAIL_M, True, key_mask_ptr is not None, NEGATIVE, PRECISION,
+                    HEAD_DIM, DIM, TAIL_M, True, False, False, NEGATIVE, PRECISION,
                 )  # fmt: skip
         else:
             dk, dv = _add_queries(
                 dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, full_queries, queries,
-                HEAD_DIM, DIM, TAIL_M, True, key_mask_ptr is not None, NEGATIVE, PRECISION,
+                HEAD_DIM, DIM, TAIL_M, True, FULL_M, key_mask_ptr is not None, NEGATIVE, PRECISION,
             )  # fmt: skip
     dk = scaled_rows(dk, scale)
     if key_mask_ptr is not None:
@@ -346,6 +341,7 @@ def _add_queries(
     DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     MASK_M: tl.constexpr,
+    FULL_M: tl.constexpr,  # whether there are at least BLOCK_M queries
     KEY_MASK: tl.constexpr,
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -353,28 +349,19 @@ def _add_queries(
     """Add what BLOCK_M queries give to dv and to dk, the latter not yet scaled."""
     k, v, n, allowed = own
     q_head, dout_head, lse_head, delta_head, q_stride, dout_stride, batch_head = heads
-    offsets = tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    m = start + offsets
-    inside_m = m < num_queries
-    first = tl.cast(start, tl.int64)
-    q = load_rows(q_head + first * q_stride, offsets.to(tl.int64), q_stride, inside_m, HEAD_DIM, DIM, MASK_M)
-    dout = load_rows(
-        dout_head + first * dout_stride, offsets.to(tl.int64), dout_stride, inside_m, HEAD_DIM, DIM, MASK_M
-    )
+    first, rows, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
+    q = load_rows(q_head + first * q_stride, rows, q_stride, own, HEAD_DIM, DIM, False)
+    dout = load_rows(dout_head + first * dout_stride, rows, dout_stride, own, HEAD_DIM, DIM, False)
+    lse = tl.load(lse_head + m)  # (BLOCK_M,)
+    delta = tl.load(delta_head + m)  # (BLOCK_M,)
     if MASK_M:
-        lse = tl.load(lse_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
-        delta = tl.load(delta_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
-    else:
-        lse = tl.load(lse_head + m)
-        delta = tl.load(delta_head + m)
-    # Keys past the last are not masked without a mask or bias: what they compute is not stored.
+        lse = tl.where(own, lse, float("inf"))
+    # Keys past the last are not masked: what they compute is not stored.
     weights, dscores = slopes(
         row_products(k, q, PRECISION),  # (BLOCK_N, BLOCK_M)
         row_products(v, dout, PRECISION),  # (BLOCK_N, BLOCK_M)
-        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None],
-        inside_m[None, :] & allowed[:, None],
-        bias_head, seed_ptr, batch_head, bias_strides, numbers,
-        MASK_M or KEY_MASK or (bias_head is not None), NEGATIVE,
+        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None], allowed[:, None],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers, False, KEY_MASK, NEGATIVE,
     )  # fmt: skip
     # The tensor cores take both factors in one dtype; the sum stays float32.
     dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)

@@ -10,7 +10,15 @@ and needs no atomics. There are as many shares as keep a GPU busy; the caller ad
 import triton
 import triton.language as tl
 
-from vitzoo_kernels.dense.tiles import NOT_SPECIALIZED, head_of, in_elements, load_rows, row_products, slopes
+from vitzoo_kernels.dense.tiles import (
+    NOT_SPECIALIZED,
+    head_of,
+    in_elements,
+    load_rows,
+    row_products,
+    rows_of_tile,
+    slopes,
+)
 
 
 @triton.jit(do_not_specialize=[*NOT_SPECIALIZED, "shared_heads", "shared", "per_share", "bias_images", "bias_heads"])
@@ -70,11 +78,11 @@ def attention_backward_bias_kernel(
     bias_image = matrix // bias_heads % bias_images
     share = matrix // (bias_heads * bias_images)
 
-    m = tile // tiles_n * BLOCK_M + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
+    # m is (BLOCK_M,): rows past the last are the last one again, and are not stored.
+    _, _, m, own = rows_of_tile(tile // tiles_n * BLOCK_M, num_queries, BLOCK_M, True, False)
     n = tile % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     rows_m = m.to(tl.int64)
     rows_n = n.to(tl.int64)
-    inside_m = m < num_queries
     inside_n = n < num_keys
     q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
     k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
@@ -88,25 +96,25 @@ def attention_backward_bias_kernel(
         batch = bias_image + index // shared_heads
         head = bias_head + index % shared_heads
         batch_head = batch * num_heads + head
-        q = load_rows(head_of(q_ptr, q_strides, batch, 0, head), rows_m, q_strides[1], inside_m, HEAD_DIM, DIM, True)
+        q = load_rows(head_of(q_ptr, q_strides, batch, 0, head), rows_m, q_strides[1], own, HEAD_DIM, DIM, False)
         dout = load_rows(
-            head_of(dout_ptr, dout_strides, batch, 0, head), rows_m, dout_strides[1], inside_m, HEAD_DIM, DIM, True
+            head_of(dout_ptr, dout_strides, batch, 0, head), rows_m, dout_strides[1], own, HEAD_DIM, DIM, False
         )
         allowed = inside_n
         if key_mask_ptr is not None:
             allowed = inside_n & (tl.load(key_mask_ptr + batch * num_keys + n, mask=inside_n, other=0) != 0)
         k = load_rows(head_of(k_ptr, k_strides, batch, 0, head), rows_n, k_strides[1], allowed, HEAD_DIM, DIM, True)
         v = load_rows(head_of(v_ptr, v_strides, batch, 0, head), rows_n, v_strides[1], allowed, HEAD_DIM, DIM, True)
-        lse = tl.load(lse_ptr + batch_head * num_queries + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
-        delta = tl.load(delta_ptr + batch_head * num_queries + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
+        lse = tl.load(lse_ptr + batch_head * num_queries + m)  # (BLOCK_M,)
+        delta = tl.load(delta_ptr + batch_head * num_queries + m)  # (BLOCK_M,)
         _, dscores = slopes(
             row_products(q, k, PRECISION),  # (BLOCK_M, BLOCK_N)
             row_products(dout, v, PRECISION),  # (BLOCK_M, BLOCK_N)
-            lse[:, None], delta[:, None], rows_m[:, None], rows_n[None, :], inside_m[:, None] & allowed[None, :],
+            lse[:, None], delta[:, None], rows_m[:, None], rows_n[None, :], allowed[None, :],
             bias_ptr + batch * bias_stride_b + head * bias_stride_h, seed_ptr, batch_head, bias_strides, numbers,
-            True, NEGATIVE,
+            True, key_mask_ptr is not None, NEGATIVE,
         )  # fmt: skip
         total += dscores
 
     pointers = partial_ptr + (matrix * num_queries + rows_m[:, None]) * num_keys + rows_n[None, :]
-    tl.store(pointers, total, mask=inside_m[:, None] & inside_n[None, :])
+    tl.store(pointers, total, mask=own[:, None] & inside_n[None, :])

@@ -17,12 +17,15 @@ from vitzoo_kernels.dense.tiles import (
     NOT_SPECIALIZED,
     add_products,
     head_of,
+    image_and_head,
     in_elements,
     kept_rows,
+    load_keys,
     load_rows,
     piece_width,
     row_dots,
     row_products,
+    rows_of_tile,
     scaled_rows,
     slopes,
     store_rows,
@@ -78,15 +81,15 @@ def attention_backward_whole_kernel(
     DIM: tl.constexpr,
     KEYS: tl.constexpr,  # at least num_keys; no tile but the last reaches past them
     BLOCK_M: tl.constexpr,
+    MASK_M: tl.constexpr,  # whether the last tile of queries is not full
+    FULL_M: tl.constexpr,  # whether there is a full one
+    MASK_N: tl.constexpr,  # whether KEYS are more than there are
     NEGATIVE: tl.constexpr,
     STRIDE_UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Compute dq, dk and dv of one head; grid (B * H)."""
-    # int64: offsets pass 2^31 elements in large batches.
-    batch_head = tl.program_id(0).to(tl.int64)
-    batch = batch_head // num_heads
-    head = batch_head % num_heads
+    batch, head, batch_head = image_and_head(tl.program_id(0), num_heads)
     q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
     k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
     v_strides = in_elements(v_stride_b, v_stride_n, v_stride_h, STRIDE_UNIT)
@@ -112,50 +115,27 @@ def attention_backward_whole_kernel(
     if key_mask_ptr is not None:
         mask_row = key_mask_ptr + batch * num_keys
 
-    tiles = _load_keys(k_head, v_head, mask_row, k_strides[1], v_strides[1], num_keys, HEAD_DIM, DIM, KEYS)
+    tiles = load_keys(k_head, v_head, mask_row, k_strides[1], v_strides[1], num_keys, HEAD_DIM, DIM, KEYS, MASK_N)
     sums = _zero_keys(DIM, KEYS)
     heads = (q_head, out_head, dout_head, lse_ptr + statistics, dq_head)
     strides = (q_strides[1], num_heads * HEAD_DIM, dout_strides[1], dq_strides[1], bias_stride_m, bias_stride_n)
     numbers = (scale_log2, threshold, dropout_scale)
+    # Queries that are fewer than a tile are one tile, the last of them again and again.
+    last = num_queries - BLOCK_M if FULL_M else 0
+    rows = _load_rows(heads, strides, 0, num_queries, HEAD_DIM, DIM, BLOCK_M, FULL_M)
     # Every tile of queries is masked: a second body for the last one would cost more registers than the mask.
     for start in range(0, num_queries, BLOCK_M):
-        sums = _add_queries(
-            sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale, start,
-            num_queries, HEAD_DIM, DIM, BLOCK_M, True, NEGATIVE, PRECISION,
-        )  # fmt: skip
-    _store_keys(dk_head, dv_head, dkv_strides[1], tiles, sums, mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS)
-
-
-@triton.jit
-def _load_keys(
-    k_head,
-    v_head,
-    mask_row,
-    k_stride,
-    v_stride,
-    num_keys,
-    HEAD_DIM: tl.constexpr,
-    DIM: tl.constexpr,
-    KEYS: tl.constexpr,
-    START: tl.constexpr = 0,
-):
-    """Return for each tile of keys its pieces of k and of v, its key numbers and which of them may be looked at."""
-    WIDTH: tl.constexpr = piece_width(KEYS - START)
-    # Only the last tile reaches past the last key.
-    MASKED: tl.constexpr = (START + WIDTH == KEYS) or (mask_row is not None)
-    n = START + tl.arange(0, WIDTH)
-    allowed = n < num_keys
-    if mask_row is not None:
-        allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
-    k = load_rows(k_head, n.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
-    v = load_rows(v_head, n.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
-    tile = (k, v, n, allowed)
-    if START + WIDTH == KEYS:
-        return (tile,)
-    else:
-        return (tile,) + _load_keys(
-            k_head, v_head, mask_row, k_stride, v_stride, num_keys, HEAD_DIM, DIM, KEYS, START + WIDTH
+        # The next tile is on its way while this one is computed: a multiprocessor has no other program to turn to.
+        # After the last one it is that one again.
+        next_rows = _load_rows(
+            heads, strides, tl.minimum(start + BLOCK_M, last), num_queries, HEAD_DIM, DIM, BLOCK_M, FULL_M
         )
+        sums = _add_queries(
+            rows, sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale,
+            start, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M, MASK_N, NEGATIVE, PRECISION,
+        )  # fmt: skip
+        rows = next_rows
+    _store_keys(dk_head, dv_head, dkv_strides[1], tiles, sums, mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS)
 
 
 @triton.jit
@@ -202,7 +182,22 @@ def _store_keys(
 
 
 @triton.jit
+def _load_rows(
+    heads, strides, first, num_queries, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+    FULL_M: tl.constexpr,
+):  # fmt: skip
+    """Return the rows of q and dout of a tile of queries."""
+    q_head, _, dout_head, _, _ = heads
+    q_stride, _, dout_stride, _, _, _ = strides
+    first, rows, _, own = rows_of_tile(first, num_queries, BLOCK_M, not FULL_M, False)
+    q = load_rows(q_head + first * q_stride, rows, q_stride, own, HEAD_DIM, DIM, False)
+    dout = load_rows(dout_head + first * dout_stride, rows, dout_stride, own, HEAD_DIM, DIM, False)
+    return q, dout
+
+
+@triton.jit
 def _add_queries(
+    rows,
     sums,
     tiles,
     heads,
@@ -220,34 +215,30 @@ def _add_queries(
     DIM: tl.constexpr,
     BLOCK_M: tl.constexpr,
     MASK_M: tl.constexpr,
+    FULL_M: tl.constexpr,
+    MASK_N: tl.constexpr,
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Compute dq of BLOCK_M queries, and add what they give to dk and dv, the former not yet scaled."""
-    q_head, out_head, dout_head, lse_head, dq_head = heads
-    q_stride, out_stride, dout_stride, dq_stride, bias_stride_m, bias_stride_n = strides
-    offsets = tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    rows = offsets.to(tl.int64)
-    m = start + offsets
-    inside_m = m < num_queries
-    first = tl.cast(start, tl.int64)
-    q = load_rows(q_head + first * q_stride, rows, q_stride, inside_m, HEAD_DIM, DIM, MASK_M)
-    out = load_rows(out_head + first * out_stride, rows, out_stride, inside_m, HEAD_DIM, DIM, MASK_M)
-    dout = load_rows(dout_head + first * dout_stride, rows, dout_stride, inside_m, HEAD_DIM, DIM, MASK_M)
+    q, dout = rows
+    _, out_head, _, lse_head, dq_head = heads
+    _, out_stride, _, dq_stride, bias_stride_m, bias_stride_n = strides
+    first, offsets, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
+    out = load_rows(out_head + first * out_stride, offsets, out_stride, own, HEAD_DIM, DIM, False)
     # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
     delta = row_dots(out, dout)  # (BLOCK_M,)
-    if MASK_M:
-        lse = tl.load(lse_head + m, mask=inside_m, other=0.0)  # (BLOCK_M,)
-    else:
-        lse = tl.load(lse_head + m)
     if dlse_head is not None:
-        delta -= tl.load(dlse_head + m, mask=inside_m, other=0.0)
-    query = (q, dout, lse, delta, m, inside_m)
+        delta -= tl.load(dlse_head + m)
+    lse = tl.load(lse_head + m)  # (BLOCK_M,)
+    if MASK_M:
+        lse = tl.where(own, lse, float("inf"))
     dq, sums = _each_tile(
-        zero_rows(BLOCK_M, DIM), sums, tiles, query, bias_head, mask_row, seed_ptr, batch_head,
-        (bias_stride_m, bias_stride_n), numbers, MASK_M, NEGATIVE, PRECISION,
+        zero_rows(BLOCK_M, DIM), sums, tiles, (q, dout, lse, delta, m), bias_head, mask_row, seed_ptr, batch_head,
+        (bias_stride_m, bias_stride_n), numbers, MASK_N, NEGATIVE, PRECISION,
     )  # fmt: skip
-    store_rows(dq_head + first * dq_stride, rows, dq_stride, inside_m, scaled_rows(dq, scale), HEAD_DIM, DIM, MASK_M)
+    dq_tile = dq_head + first * dq_stride
+    store_rows(dq_tile, offsets, dq_stride, own, scaled_rows(dq, scale), HEAD_DIM, DIM, MASK_M)
     return sums
 
 
@@ -263,22 +254,20 @@ def _each_tile(
     batch_head,
     bias_strides,
     numbers,
-    MASK_M: tl.constexpr,
+    MASK_N: tl.constexpr,
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Let the queries meet the keys tile by tile; keys go down and queries across."""
-    q, dout, lse, delta, m, inside_m = query
+    q, dout, lse, delta, m = query
     k, v, n, allowed = tiles[0]
     dk, dv = sums[0]
     LAST: tl.constexpr = len(tiles) == 1
     weights, dscores = slopes(
         row_products(k, q, PRECISION),  # (WIDTH, BLOCK_M)
         row_products(v, dout, PRECISION),  # (WIDTH, BLOCK_M)
-        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None],
-        inside_m[None, :] & allowed[:, None],
-        bias_head, seed_ptr, batch_head, bias_strides, numbers,
-        MASK_M or LAST or (mask_row is not None) or (bias_head is not None), NEGATIVE,
+        lse[None, :], delta[None, :], m.to(tl.int64)[None, :], n.to(tl.int64)[:, None], allowed[:, None],
+        bias_head, seed_ptr, batch_head, bias_strides, numbers, LAST and MASK_N, mask_row is not None, NEGATIVE,
     )  # fmt: skip
     # The tensor cores take both factors in one dtype; the sums stay float32.
     dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)
@@ -290,6 +279,6 @@ def _each_tile(
     else:
         dq, others = _each_tile(
             dq, sums[1:], tiles[1:], query, bias_head, mask_row, seed_ptr, batch_head, bias_strides, numbers,
-            MASK_M, NEGATIVE, PRECISION,
+            MASK_N, NEGATIVE, PRECISION,
         )  # fmt: skip
         return dq, ((dk, dv),) + others

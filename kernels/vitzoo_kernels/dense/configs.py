@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KERNELS = ("forward", "backward_q", "backward_kv", "backward_whole", "backward_bias")
+KERNELS = ("forward", "forward_whole", "backward_q", "backward_kv", "backward_whole", "backward_bias")
 # How products are made: of 16-bit factors, of float32 ones cut to TF32, or exactly.
 PRODUCTS = ("16", "tf32", "ieee")
-# What a program has to hold for each score: nothing, a mask, a bias or dropout, or the ends of a packed sequence.
-FEATURES = ("plain", "masked", "rich", "ragged")
+# What a program has to hold for each score: nothing, a mask, the ends of a packed sequence, a bias, dropout, or both.
+# From the bias on there may be a mask too, and dropout may have packed sequences.
+FEATURES = ("plain", "masked", "ragged", "bias", "dropout", "rich")
 HEAD_DIMS = tuple(range(16, 129, 16))
 # Compute capabilities that have a file; others of the same major number use it too, and unknown ones the first.
 ARCHITECTURES = (80, 90, 100, 120)
@@ -61,6 +62,8 @@ class Key:
 DROPOUT_MASK = TileConfig(32, 64, 4, 1)
 # Heads that a program of the forward kernel does one after the other, when it holds all their queries.
 HEADS_PER_PROGRAM = 4
+# From so many heads on the forward may give each a program of its own: two for each of an H200's 132 multiprocessors.
+MANY_HEADS = 264
 # The bias's gradient has about this many programs, however few matrices there are.
 BIAS_PROGRAMS = 1024
 

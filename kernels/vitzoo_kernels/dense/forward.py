@@ -2,7 +2,7 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
 """The forward kernel: out = dropout(softmax(q k^T * scale + bias)) v, one tile of queries at a time.
 
-Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 1. The softmax is online: running maximum and sum a row.
+Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 1, in softmax.py.
 Memory: q (B, N_q, H, D) and k, v (B, N_k, H, D) with any strides whose last is 1; out (B, N_q, H, D) contiguous;
 lse (B, H, N_q) contiguous, float32, natural logarithm. Packed sequences lie one after the other in one image, B = 1,
 and `cu_q`, `cu_k` say where each begins.
@@ -17,25 +17,8 @@ Nothing is kept for the backward but lse, from which it recomputes the weights.
 import triton
 import triton.language as tl
 
-from vitzoo_kernels.dense.tiles import (
-    LOG2_E,
-    NOT_SPECIALIZED,
-    add_products,
-    dropout_kept,
-    head_of,
-    in_elements,
-    load_bias,
-    load_rows,
-    locate,
-    row_products,
-    scaled_rows,
-    store_rows,
-    zero_rows,
-)
-
-# Below any finite score, yet finite: while a row has seen only -inf scores, (-inf) - LOWEST is -inf, not NaN.
-LOWEST = tl.constexpr(-3.4028234663852886e38)
-LN_2 = tl.constexpr(0.6931471805599453)
+from vitzoo_kernels.dense.softmax import add_group, load_query, store_query, zero_sums
+from vitzoo_kernels.dense.tiles import NOT_SPECIALIZED, head_of, image_and_head, in_elements, load_rows, locate
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -92,11 +75,9 @@ def attention_forward_kernel(
     if TAIL_M > 0:
         num_tiles += 1
     tile = tl.program_id(0) % num_tiles
-    # int64 from here on: offsets pass 2^31 elements in large batches.
-    first_head = (tl.program_id(0) // num_tiles).to(tl.int64) * PER_PROGRAM
-    for batch_head in range(first_head, tl.minimum(first_head + PER_PROGRAM, batch_heads)):
-        batch = batch_head // num_heads
-        head = batch_head % num_heads
+    first_head = tl.program_id(0) // num_tiles * PER_PROGRAM
+    for index in range(first_head, tl.minimum(first_head + PER_PROGRAM, batch_heads)):
+        batch, head, batch_head = image_and_head(index, num_heads)
         image, first_query, rows = locate(cu_q_ptr, batch, num_queries)
         _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
         q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
@@ -162,67 +143,42 @@ def _attend(
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute the rows of BLOCK_M queries."""
-    q_head, _, _, out_head, lse_head, _ = heads
-    q_stride, _, _, out_stride, _, _ = strides
-    m = first_query + tl.arange(0, BLOCK_M)  # (BLOCK_M,)
-    inside_m = m < num_queries
-    q = load_rows(q_head, m.to(tl.int64), q_stride, inside_m, HEAD_DIM, DIM, MASK_M)
-    state = (
-        zero_rows(BLOCK_M, DIM),
-        tl.full((BLOCK_M,), LOWEST, tl.float32),
-        tl.zeros((BLOCK_M,), tl.float32),
-        tl.zeros((BLOCK_M,), tl.int32),
-    )
+    """Compute the rows of BLOCK_M queries, while the keys pass by."""
+    query = load_query(heads, strides, first_query, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M)
+    sums = zero_sums(DIM, BLOCK_M)
     full_keys = num_keys // BLOCK_N * BLOCK_N
     if FULL_N:
         for start in range(0, full_keys, BLOCK_N):
-            state = _add_keys(
-                heads, bias_head, mask_row, seed_ptr, strides, numbers, q, state, m, inside_m, start, num_keys,
+            sums = _add_keys(
+                sums, query, heads, bias_head, mask_row, seed_ptr, strides, numbers, start, num_keys,
                 HEAD_DIM, DIM, MASK_M, BLOCK_N, False, NEGATIVE, PRECISION,
             )  # fmt: skip
     if TAIL_N > 0:
         if RAGGED:
             for start in range(full_keys, num_keys, TAIL_N):
-                state = _add_keys(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, q, state, m, inside_m, start, num_keys,
+                sums = _add_keys(
+                    sums, query, heads, bias_head, mask_row, seed_ptr, strides, numbers, start, num_keys,
                     HEAD_DIM, DIM, MASK_M, TAIL_N, True, NEGATIVE, PRECISION,
                 )  # fmt: skip
         else:
-            state = _add_keys(
-                heads, bias_head, mask_row, seed_ptr, strides, numbers, q, state, m, inside_m, full_keys, num_keys,
+            sums = _add_keys(
+                sums, query, heads, bias_head, mask_row, seed_ptr, strides, numbers, full_keys, num_keys,
                 HEAD_DIM, DIM, MASK_M, TAIL_N, True, NEGATIVE, PRECISION,
             )  # fmt: skip
-
-    acc, row_max, row_sum, seen = state
     EMPTY: tl.constexpr = (bias_head is not None) or (mask_row is not None) or RAGGED
-    if EMPTY:
-        # A query that may look at no key has zeros, and not the NaN of 0 / 0.
-        row_sum = tl.where(seen > 0, row_sum, 1.0)
-    # ln(2) turns the log2 units of the loop into the natural logarithm that lse is.
-    lse = (row_max + tl.log2(row_sum)) * LN_2  # (BLOCK_M,)
-    if EMPTY:
-        lse = tl.where(seen > 0, lse, float("-inf"))
-    factor = numbers[2] / row_sum
-    store_rows(out_head, m.to(tl.int64), out_stride, inside_m, scaled_rows(acc, factor[:, None]), HEAD_DIM, DIM, MASK_M)
-    if MASK_M:
-        tl.store(lse_head + m, lse, mask=inside_m)
-    else:
-        tl.store(lse_head + m, lse)
+    store_query(sums, query, heads, strides, numbers, first_query, HEAD_DIM, DIM, BLOCK_M, MASK_M, EMPTY)
 
 
 @triton.jit
 def _add_keys(
+    sums,
+    query,
     heads,
     bias_head,
     mask_row,
     seed_ptr,
     strides,
     numbers,
-    q,
-    state,
-    m,
-    inside_m,
     start,
     num_keys,
     HEAD_DIM: tl.constexpr,
@@ -233,11 +189,9 @@ def _add_keys(
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Add BLOCK_N keys to the running sums: unnormalised output, maximum, sum, and whether a key was seen at all."""
-    acc, row_max, row_sum, seen = state
-    _, k_head, v_head, _, _, batch_head = heads
-    _, k_stride, v_stride, _, bias_stride_m, bias_stride_n = strides
-    scale_log2, threshold, _ = numbers
+    """Load BLOCK_N keys and add them to the sums."""
+    _, k_head, v_head, _, _, _ = heads
+    _, k_stride, v_stride, _, _, _ = strides
     offsets = tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     n = start + offsets
     allowed = n < num_keys
@@ -249,36 +203,7 @@ def _add_keys(
     first = tl.cast(start, tl.int64)
     k = load_rows(k_head + first * k_stride, offsets.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
     v = load_rows(v_head + first * v_stride, offsets.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
-
-    scores = row_products(q, k, PRECISION)  # (BLOCK_M, BLOCK_N)
-    if NEGATIVE:
-        scores = -scores
-    if MASKED:
-        # A row of zeros has score 0; -inf gives it no weight.
-        scores = tl.where(allowed[None, :], scores, float("-inf"))
-    if bias_head is not None:
-        inside = inside_m[:, None] & allowed[None, :]
-        bias = load_bias(
-            bias_head, m.to(tl.int64)[:, None], n.to(tl.int64)[None, :], bias_stride_m, bias_stride_n, inside,
-            MASK_M or MASKED,
-        )  # fmt: skip
-        scores = scores * scale_log2 + bias * LOG2_E
-        new_max = tl.maximum(row_max, tl.max(scores, axis=1))  # (BLOCK_M,)
-        weights = tl.exp2(scores - new_max[:, None])  # (BLOCK_M, BLOCK_N), at most 1
-        seen = tl.maximum(seen, tl.max(((bias != float("-inf")) & allowed[None, :]).to(tl.int32), axis=1))
-    else:
-        # The scale is positive, so it commutes with the maximum, and scale and subtraction are one fused operation.
-        new_max = tl.maximum(row_max, tl.max(scores, axis=1) * scale_log2)  # (BLOCK_M,)
-        weights = tl.exp2(scores * scale_log2 - new_max[:, None])  # (BLOCK_M, BLOCK_N), at most 1
-        if MASKED:
-            seen = tl.maximum(seen, tl.max(allowed.to(tl.int32), axis=0))
-        else:
-            seen = seen | 1
-    rescale = tl.exp2(row_max - new_max)  # (BLOCK_M,)
-    row_sum = row_sum * rescale + tl.sum(weights, axis=1)
-    if seed_ptr is not None:
-        # After the sum: the softmax is that of all keys.
-        weights = tl.where(dropout_kept(seed_ptr, batch_head, m[:, None], n[None, :], threshold), weights, 0.0)
-    # The tensor cores take both factors in one dtype; the sum stays float32.
-    acc = add_products(scaled_rows(acc, rescale[:, None]), weights.to(v[0].dtype), v, PRECISION)
-    return acc, new_max, row_sum, seen
+    return add_group(
+        sums, ((k, v, n, allowed),), query, heads, bias_head, mask_row, seed_ptr, strides, numbers,
+        MASK_M, MASK_N, False, NEGATIVE, PRECISION,
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
 from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
 from vitzoo_kernels.dense.dropout import dropout_mask_kernel
 from vitzoo_kernels.dense.forward import attention_forward_kernel
+from vitzoo_kernels.dense.forward_whole import attention_forward_whole_kernel
 from vitzoo_kernels.dense.layouts import check_layouts
 from vitzoo_kernels.dense.plans import Plan, Plans, layout, run
 from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
@@ -77,8 +78,10 @@ class Extras:
     @property
     def features(self) -> str:
         """What there is to hold for each score, one of `configs.FEATURES`."""
-        if self.bias is not None or self.dropout_p > 0:
-            return "rich"
+        if self.bias is not None:
+            return "bias" if self.dropout_p == 0 else "rich"
+        if self.dropout_p > 0:
+            return "dropout"
         if self.cu_q is not None:
             return "ragged"
         return "plain" if self.key_mask is None else "masked"
@@ -93,7 +96,7 @@ class Extras:
 # For a call without any of it, which need not ask nine questions.
 PLAIN = Extras()
 PLAIN_TENSORS = PLAIN.tensors
-# Kernels that know neither packed sequences nor ever get them.
+# What the kernels do not take that never get packed sequences.
 NOT_RAGGED = ("cu_q_ptr", "cu_k_ptr")
 
 _plans = Plans()
@@ -162,8 +165,7 @@ def attention_backward(
     for_queries = {"out_ptr": out, "dlse_ptr": dlse, "dq_ptr": into[0]}
     for_keys = {"dk_ptr": into[1], "dv_ptr": into[2]}
     if len(plans) == 1:
-        whole = {**inputs, **for_queries, **for_keys}
-        run(q.device, (plans[0], {name: x for name, x in whole.items() if name not in NOT_RAGGED}))
+        run(q.device, (plans[0], {**inputs, **for_queries, **for_keys}))
         return *into, None
     # The kernel for queries fills delta, and the later ones read it.
     inputs["delta_ptr"] = torch.empty(lse.shape, dtype=torch.float32, device=q.device)
@@ -172,8 +174,7 @@ def attention_backward(
         return *into, None
     assert extras.bias is not None
     partial = torch.empty(plans[2].holds, dtype=torch.float32, device=q.device)
-    dense = {name: x for name, x in inputs.items() if name not in NOT_RAGGED}
-    run(q.device, (plans[2], {**dense, "partial_ptr": partial}))
+    run(q.device, (plans[2], {**inputs, "partial_ptr": partial}))
     return *into, partial.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
 
 
@@ -214,24 +215,40 @@ def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras)
     _check_device(q)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
+    unit, strides = _strides(q=q, k=k, v=v)
+    shared = {
+        **strides,
+        **extras.bias_strides,
+        "num_heads": q.shape[2],
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "scale_log2": _scale_log2(scale),
+        **extras.dropout,
+        **_shared(q.shape[-1], scale, unit),
+    }
+    # One program a head where that leaves no part of a GPU idle; with one tile of queries nothing would be saved.
+    many = batch_heads >= configs.MANY_HEADS and not ragged
+    tiles = _find_tiles("forward_whole", q, extras, num_keys) if many else None
+    if tiles is not None and num_queries > tiles.block_m:
+        arguments = {
+            **shared,
+            "KEYS": triton.cdiv(num_keys, 16) * 16,
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "MASK_N": num_keys % 16 > 0,
+            **_options(tiles),
+        }
+        return Plan(attention_forward_whole_kernel, batch_heads, arguments, never=NOT_RAGGED)
     tiles = _tiles("forward", q, extras, num_keys)
     tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
     one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
     per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
     # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
     num_tiles = num_queries // tiles.block_m + (tail_m > 0)
-    unit, strides = _strides(q=q, k=k, v=v)
     arguments = {
-        **strides,
-        **extras.bias_strides,
-        "num_heads": q.shape[2],
+        **shared,
         "batch_heads": batch_heads,
-        "num_queries": num_queries,
-        "num_keys": num_keys,
         "total_queries": q.shape[1],
-        "scale_log2": _scale_log2(scale),
-        **extras.dropout,
-        **_shared(q.shape[-1], scale, unit),
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
         "FULL_M": num_queries >= tiles.block_m and not ragged,
@@ -273,9 +290,18 @@ def _plan_backward(
     # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
     whole = None if ragged or bias_grad else _find_tiles("backward_whole", q, extras, num_keys)
     if whole is not None:
-        sizes = {"KEYS": whole.block_n, "BLOCK_M": whole.block_m, **_options(whole)}
-        arguments = {**shared, **own_strides, "scale": scale, **sizes}
-        return (Plan(attention_backward_whole_kernel, batch_heads, arguments),)
+        arguments = {
+            **shared,
+            **own_strides,
+            "scale": scale,
+            "KEYS": whole.block_n,
+            "BLOCK_M": whole.block_m,
+            "MASK_M": num_queries % whole.block_m > 0,
+            "FULL_M": num_queries >= whole.block_m,
+            "MASK_N": num_keys < whole.block_n,
+            **_options(whole),
+        }
+        return (Plan(attention_backward_whole_kernel, batch_heads, arguments, never=NOT_RAGGED),)
     split = {**shared, "total_queries": q.shape[1], "scale": scale}
     tiles = _tiles("backward_q", q, extras, num_keys)
     for_queries = Plan(
@@ -335,7 +361,8 @@ def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> 
         **_options(tiles),
     }
     partial = (shares, images, heads, num_queries, num_keys)
-    return Plan(attention_backward_bias_kernel, shares * images * heads * num_tiles, arguments, holds=partial)
+    programs = shares * images * heads * num_tiles
+    return Plan(attention_backward_bias_kernel, programs, arguments, never=NOT_RAGGED, holds=partial)
 
 
 def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:

@@ -21,11 +21,26 @@ class Plan:
         kernel: the Triton kernel.
         programs: how many programs run.
         arguments: every argument that is no tensor, and the launch options, by name.
+        never: names of tensors that the kernel does not take, and that are None whenever it runs.
         holds: what the caller wants to find again, such as the shape of a result.
     """
 
-    def __init__(self, kernel: Any, programs: int, arguments: dict[str, Any], *, holds: Any = None) -> None:
-        self.kernel, self.grid, self.arguments, self.holds = kernel, (programs, 1, 1), arguments, holds
+    def __init__(
+        self,
+        kernel: Any,
+        programs: int,
+        arguments: dict[str, Any],
+        *,
+        never: tuple[str, ...] = (),
+        holds: Any = None,
+    ) -> None:
+        self.kernel, self.grid, self.arguments, self.never, self.holds = (
+            kernel,
+            (programs, 1, 1),
+            arguments,
+            never,
+            holds,
+        )
         self._compiled: Any = None
         self._values: list[Any] = []
         self._places: list[tuple[int, str]] = []
@@ -34,7 +49,8 @@ class Plan:
         """Launch on these tensors, whose layouts are those that the plan was made for."""
         if self._compiled is None:
             # Triton compiles, launches and returns the compiled kernel; its interpreter returns None.
-            compiled = self.kernel[self.grid](**self.arguments, **tensors)
+            taken = {name: x for name, x in tensors.items() if name not in self.never}
+            compiled = self.kernel[self.grid](**self.arguments, **taken)
             if compiled is not None:
                 names = self.kernel.arg_names
                 self._values = [self.arguments.get(name) for name in names]

@@ -65,6 +65,66 @@ def load_rows(
 
 
 @triton.jit
+def rows_of_tile(start, num_rows, BLOCK: tl.constexpr, MASKED: tl.constexpr, FULL: tl.constexpr):
+    """Return the first row of a tile, the offsets of its rows from there, their numbers, and which of them are its own.
+
+    All of them exist. Where fewer than BLOCK are left, the tile has rows again that are not its own: those before
+    `start` if there are as many (FULL), else the last one. With an lse of +inf a query that is not its own has weights
+    of exactly 0, so that no score needs a select. Rows of zeros would have that too, but for an infinity in a key: 0
+    times that is NaN, in places where the rows that exist have none.
+    """
+    offsets = tl.arange(0, BLOCK)  # (BLOCK,)
+    first = start
+    if MASKED:
+        if FULL:
+            # One number less, and no address of its own for each row.
+            first = tl.minimum(start, num_rows - BLOCK)
+            own = first + offsets >= start
+        else:
+            own = start + offsets < num_rows
+            offsets = tl.minimum(offsets, num_rows - 1 - start)
+    else:
+        own = start + offsets < num_rows
+    return tl.cast(first, tl.int64), offsets.to(tl.int64), first + offsets, own
+
+
+@triton.jit
+def load_keys(
+    k_head,
+    v_head,
+    mask_row,
+    k_stride,
+    v_stride,
+    num_keys,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    STOP: tl.constexpr,
+    MASK_N: tl.constexpr,  # whether the last tile reaches past the last key
+    START: tl.constexpr = 0,
+):
+    """Return the keys from START to STOP in tiles: pieces of k, pieces of v, key numbers, which may be looked at.
+
+    The widths of the tiles are powers of two, the largest first: 272 keys are 256 + 16.
+    """
+    WIDTH: tl.constexpr = piece_width(STOP - START)
+    LAST: tl.constexpr = START + WIDTH == STOP
+    MASKED: tl.constexpr = (LAST and MASK_N) or (mask_row is not None)
+    n = START + tl.arange(0, WIDTH)
+    allowed = n < num_keys
+    if mask_row is not None:
+        allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
+    k = load_rows(k_head, n.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
+    v = load_rows(v_head, n.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
+    tile = (k, v, n, allowed)
+    if LAST:
+        return (tile,)
+    else:
+        return (tile,) + load_keys(
+            k_head, v_head, mask_row, k_stride, v_stride, num_keys, HEAD_DIM, DIM, STOP, MASK_N, START + WIDTH
+        )
+
+
+@triton.jit
 def store_rows(
     base,
     rows,
@@ -205,6 +265,15 @@ def locate(cu_ptr, batch, num_rows):
 
 
 @triton.jit
+def image_and_head(index, num_heads):
+    """Return the image, the head and the index itself of head number `index` of all, as int64.
+
+    Offsets pass 2^31 elements in large batches, yet the division is of 32 bits: of 64 it takes some 100 instructions.
+    """
+    return tl.cast(index // num_heads, tl.int64), tl.cast(index % num_heads, tl.int64), tl.cast(index, tl.int64)
+
+
+@triton.jit
 def in_elements(stride_b, stride_n, stride_h, UNIT: tl.constexpr):
     """Return strides that were given in units, as int64: an image can be longer than 2^31 elements."""
     return tl.cast(stride_b, tl.int64) * UNIT, tl.cast(stride_n, tl.int64) * UNIT, tl.cast(stride_h, tl.int64) * UNIT
@@ -224,37 +293,45 @@ def slopes(
     delta,
     m,
     n,
-    inside,
+    allowed,
     bias_head,
     seed_ptr,
     batch_head,
     bias_strides,
     numbers,
-    MASKED: tl.constexpr,
+    ZEROS: tl.constexpr,  # whether some keys are rows of zeros, past the last one
+    KEY_MASK: tl.constexpr,
     NEGATIVE: tl.constexpr,
 ):
     """Return the weights after dropout and the gradient of the scores, from q k^T, dout v^T, lse and delta.
 
-    lse, delta, the queries m, the keys n and `inside` broadcast to the products, whichever way round these are.
+    lse, delta, the queries m, the keys n and which of these may be looked at broadcast to the products, whichever way
+    round these are. Both are 0 for a query whose lse is +inf, and with a key mask or a bias for a key that may not be
+    looked at. Without, only rows of zeros past the last key may not: dk and dv of these are not stored, and dq gets
+    finite numbers times 0 from them.
     """
+    SELECT: tl.constexpr = KEY_MASK or (bias_head is not None)
     scale_log2, threshold, dropout_scale = numbers
     # lse in the log2 units of the products: exp(x - lse) is exp2(x * log2(e) - lse * log2(e)).
     exponents = (-products if NEGATIVE else products) * scale_log2 - lse * LOG2_E
     if bias_head is not None:
-        bias = load_bias(bias_head, m, n, bias_strides[0], bias_strides[1], inside, MASKED)
+        bias = load_bias(bias_head, m, n, bias_strides[0], bias_strides[1], allowed, True)
         # (-inf) - (-inf) of a query that may look at no key would be NaN.
         weights = tl.where(bias == float("-inf"), 0.0, tl.exp2(exponents + bias * LOG2_E))
     else:
+        if ZEROS and not SELECT:
+            # No weight is more than 1, but exp(0 - lse) of a row of zeros can be infinite. NaN stays NaN.
+            exponents = tl.minimum(exponents, 0.0, propagate_nan=tl.PropagateNan.ALL)
         weights = tl.exp2(exponents)
-    if MASKED:
-        weights = tl.where(inside, weights, 0.0)
+    if SELECT:
+        weights = tl.where(allowed, weights, 0.0)
     dropped = weights
     if seed_ptr is not None:
         kept = dropout_kept(seed_ptr, batch_head, m, n, threshold)
         dropped = tl.where(kept, weights * dropout_scale, 0.0)
         dweights = tl.where(kept, dweights * dropout_scale, 0.0)
     dscores = weights * (dweights - delta)
-    if MASKED:
+    if SELECT:
         # A weight of 0 would not cancel a delta that is NaN.
-        dscores = tl.where(inside, dscores, 0.0)
+        dscores = tl.where(allowed, dscores, 0.0)
     return dropped, dscores
