@@ -4,7 +4,7 @@
 
 Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 1. For each query there are a running maximum, a running sum
 and an unnormalised output; when a group of keys raises the maximum, what was summed before is rescaled. A group is a
-tuple of tiles of keys, as `load_keys` returns them; all its scores are in registers at once, and it is rescaled for once.
+tuple of tiles of keys, as `load_keys` returns them; all its scores are in registers at once, with one rescaling.
 
 `heads` holds where the rows of one head begin: q, k, v, out, lse, and the number of the head. `strides` holds how far
 apart these rows are in elements, for q, k, v and out, and the bias's strides for queries and keys. `numbers` holds the
