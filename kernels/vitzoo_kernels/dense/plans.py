@@ -41,13 +41,13 @@ class Plan:
             never,
             holds,
         )
-        self._compiled: Any = None
+        self._launch: Any = None
         self._values: list[Any] = []
         self._places: list[tuple[int, str]] = []
 
     def __call__(self, tensors: dict[str, Tensor | None]) -> None:
         """Launch on these tensors, whose layouts are those that the plan was made for."""
-        if self._compiled is None:
+        if self._launch is None:
             # Triton compiles, launches and returns the compiled kernel; its interpreter returns None.
             taken = {name: x for name, x in tensors.items() if name not in self.never}
             compiled = self.kernel[self.grid](**self.arguments, **taken)
@@ -56,12 +56,12 @@ class Plan:
                 self._values = [self.arguments.get(name) for name in names]
                 self._places = [(i, name) for i, name in enumerate(names) if name in tensors]
                 # Last, as another thread may look for it at any time.
-                self._compiled = compiled
+                self._launch = compiled[self.grid]
             return
         values = self._values.copy()
         for i, name in self._places:
             values[i] = tensors[name]
-        self._compiled[self.grid](*values)
+        self._launch(*values)
 
 
 class Plans:

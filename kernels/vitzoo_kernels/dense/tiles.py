@@ -77,7 +77,7 @@ def rows_of_tile(start, num_rows, BLOCK: tl.constexpr, MASKED: tl.constexpr, FUL
     first = start
     if MASKED:
         if FULL:
-            # One number less, and no address of its own for each row.
+            # The base moves and the offsets stay: no row needs an address of its own.
             first = tl.minimum(start, num_rows - BLOCK)
             own = first + offsets >= start
         else:
