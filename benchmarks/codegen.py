@@ -65,10 +65,12 @@ def compile_job(job: Job) -> list[Row]:
     capability, features, dtype, head_dim, tokens = job
     rows: dict[str, Row] = {}
     with matmul_precision("high" if dtype == "tf32" else "highest"):
-        for call in Problem("forward", dtype, head_dim, configs.UNBOUNDED, features).calls(*tokens):
-            for launch in launches_of(call, capability):
-                row = describe(compiled(launch, capability), f"{features} {dtype}", head_dim)
-                rows[row.line] = row
+        # With few heads and with many, which have other kernels.
+        for kernel in ("forward", "forward_whole"):
+            for call in Problem(kernel, dtype, head_dim, configs.UNBOUNDED, features).calls(*tokens):
+                for launch in launches_of(call, capability):
+                    row = describe(compiled(launch, capability), f"{features} {dtype}", head_dim)
+                    rows[row.line] = row
     return list(rows.values())
 
 
