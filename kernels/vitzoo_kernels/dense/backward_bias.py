@@ -79,7 +79,7 @@ def attention_backward_bias_kernel(
     share = matrix // (bias_heads * bias_images)
 
     # m is (BLOCK_M,): rows past the last are the last one again, and are not stored.
-    _, _, m, own = rows_of_tile(tile // tiles_n * BLOCK_M, num_queries, BLOCK_M, True, False)
+    _first, _offsets, m, own = rows_of_tile(tile // tiles_n * BLOCK_M, num_queries, BLOCK_M, True, False)
     n = tile % tiles_n * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     rows_m = m.to(tl.int64)
     rows_n = n.to(tl.int64)
