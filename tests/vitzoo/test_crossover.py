@@ -13,9 +13,9 @@ from torch._dynamo.testing import CompileCounter
 
 from benchmarks import attention_table
 from benchmarks import crossover as writer
-from vitzoo.attention import crossover
+from vitzoo.attention import crossover, select
 from vitzoo.attention.caps import AttentionProblem
-from vitzoo.attention.select import Attend
+from vitzoo.attention.select import Attend, Backend
 
 # By (tokens, heads): faster up to 577 tokens, and of few heads at 197 alone.
 POINTS = {(197, 12): 1.1, (197, 1536): 1.4, (577, 12): 0.9, (577, 1536): 1.0, (1025, 12): 0.8, (1025, 1536): 0.99}
@@ -90,8 +90,38 @@ def test_auto_takes_the_kernel_where_it_was_faster(measured: None) -> None:
     (reason,) = auto.backends[0].reasons_against(replace(PROBLEM, n_q=1025, n_k=1025))
     assert str(reason) == "not measured to be faster here (supported: attn='triton' all the same)"
     # Who names the kernel gets it.
-    for choice in ("triton", ("triton", "auto"), ("auto", "triton")):
-        assert Attend(choice).select(replace(PROBLEM, n_q=1025, n_k=1025)).name == "triton"
+    slower = replace(PROBLEM, n_q=1025, n_k=1025)
+    for choice in ("triton", ("triton", "auto")):
+        assert Attend(choice).select(slower).name == "triton"
+    # And who puts it behind "auto" gets it where nothing before it runs.
+    last = Attend(("auto", "triton"))
+    assert last.select(PROBLEM).name == "triton"
+    assert last.select(slower).name == "sdpa"
+    assert [candidate.name for candidate in last.backends] == ["triton", "sdpa", "triton"]
+
+
+def test_an_exported_program_holds_torchs_attention(measured: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert crossover.read()
+    assert select._is_faster(PROBLEM, crossover.read())
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert not select._is_faster(PROBLEM, crossover.read())
+
+
+def test_a_choice_made_during_a_call_is_not_overwritten_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    attend = Attend("sdpa")
+    chosen = Attend.select
+
+    def chosen_meanwhile(self: Attend, problem: AttentionProblem) -> Backend:
+        found = chosen(self, problem)
+        monkeypatch.undo()
+        self.choose("reference")
+        return found
+
+    monkeypatch.setattr(Attend, "select", chosen_meanwhile)
+    q = torch.randn(1, 4, 2, 16)
+    attend(q, q, q)
+    assert attend.choice == "reference"
+    assert attend._chosen(q, q, q, None, None, 0.0).name == "reference"
 
 
 def test_nothing_measured_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -108,19 +108,21 @@ class Attend:
         names = (choice,) if isinstance(choice, str) else tuple(choice)
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"attn={choice!r} is neither a backend's name nor a sequence of names")
-        # A name that the user gave stands for itself, whatever "auto" would say of it.
-        expanded: dict[str, bool] = {}
+        # What "auto" says of the kernel holds at its own place: named before or after, the kernel runs where it can.
+        expanded: list[tuple[str, bool]] = []
         for asked in names:
             for name in _automatic() if asked == "auto" else (asked,):
-                expanded[name] = asked == "auto" and name == "triton" and expanded.get(name, True)
+                where_faster = asked == "auto" and name == "triton"
+                if (name, False) not in expanded and (name, where_faster) not in expanded:
+                    expanded.append((name, where_faster))
         backends, refusals = [], []
-        for name, where_faster in expanded.items():
+        for name, where_faster in expanded:
             try:
                 backends.append(replace(backend(name), where_faster=crossover.read() if where_faster else None))
             except BackendUnsupported as error:
                 refusals.append(str(error))
         if not backends:
-            raise BackendUnsupported("\n".join(refusals))
+            raise BackendUnsupported("\n".join(dict.fromkeys(refusals)))
         chosen = tuple(backends)
         for head_dim in head_dims:
             _require(names, chosen, head_dim)
@@ -210,10 +212,12 @@ class Attend:
         if torch.compiler.is_compiling():
             # The choice is made once, while tracing; a cache would be a side effect that makes the graph stale.
             return self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+        # Another thread may choose in between; what was selected by the old choice then stays in the old plans.
+        plans = self._plans
         size = crossover.place(_capability(q.device), q.shape[1], heads) if self._by_size and q.is_cuda else None
-        chosen = self._plans.get((key, size))
+        chosen = plans.get((key, size))
         if chosen is None:
-            chosen = self._plans[key, size] = self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+            chosen = plans[key, size] = self.select(problem_of(key, q.shape[1], k.shape[1], heads))
         return chosen
 
     def select(self, problem: AttentionProblem) -> Backend:
@@ -299,7 +303,12 @@ def _automatic() -> tuple[str, ...]:
 
 
 def _is_faster(problem: AttentionProblem, measured: crossover.Table) -> bool:
-    """Return whether the kernel was measured to be faster than torch's attention at a call like this one."""
+    """Return whether the kernel was measured to be faster than torch's attention at a call like this one.
+
+    An exported program holds one choice for all sizes, and runs on machines that nobody measured: never there.
+    """
+    if torch.compiler.is_exporting():
+        return False
     plain = not (problem.bias or problem.key_mask or problem.dropout or problem.varlen or problem.lse)
     if not plain or problem.n_q != problem.n_k or problem.capability not in measured:
         return False
