@@ -29,6 +29,14 @@ def tensors(**changes):
         ),
         (tensors(v=torch.zeros(2, 6, 3, 32)), ValueError, r"shapes disagree: .* v \(2, 6, 3, 32\)"),
         (tensors(q=torch.zeros(1, 5, 3, 32)), ValueError, r"shapes disagree: q \(1, 5, 3, 32\)"),
+        (
+            tensors(q=torch.zeros(1, 5, 3, 32), key_mask=torch.ones(2, 5, dtype=torch.bool)),
+            ValueError,
+            r"shapes disagree: q \(1, 5, 3, 32\)",
+        ),
+        (tensors(q=torch.zeros(1, 5, 3, 32), dropout_p=0.5), ValueError, r"shapes disagree: q \(1, 5, 3, 32\)"),
+        (tensors(dropout_p=1.5), ValueError, "dropout_p is 1.5; it is a share from 0 to 1"),
+        (tensors(dropout_p=0.5, bias=torch.zeros(3, 3)), ValueError, r"bias is \(3, 3\) of float32"),
         (tensors(q=torch.zeros(2, 0, 3, 32)), ValueError, r"a size is 0: q \(2, 0, 3, 32\).*at least one image, query"),
         (
             tensors(k=torch.zeros(2, 0, 3, 32), v=torch.zeros(2, 0, 3, 32)),
@@ -65,8 +73,10 @@ def tensors(**changes):
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, words):
+    before = torch.random.get_rng_state()
     with pytest.raises(error, match=words):
         attention(**arguments)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_shapes_can_be_computed_without_a_device():

@@ -108,12 +108,17 @@ def attention(
         _check_tensor(name, tensor, 4, "(B, N, H, D): split the channels with unflatten(-1, (H, D))")
     q, k, v = _autocast(q, k, v)
     eager = ops.is_eager(q)
-    if not eager:
-        # Eager calls are checked where they are planned: once for each kind.
+    if not eager or dropout_p:
+        # Eager calls are checked where they are planned: once for each kind. A refused one draws no random numbers.
         check_layouts(q, k, v)
-    extras = _extras(
-        q, k, bias, key_mask, dropout_p, dropout_seed, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
-    )
+    try:
+        extras = _extras(
+            q, k, bias, key_mask, dropout_p, dropout_seed, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+        )
+    except ValueError:
+        # A bias or a mask that fits k and not q is no fault of its own.
+        check_layouts(q, k, v)
+        raise
     out, lse = ops.attention_forward(q, k, v, _scale(scale, q.shape[-1]), *extras, eager=eager)
     return (out, lse) if return_lse else out
 
@@ -151,7 +156,7 @@ def attention_qkvpacked(
         raise ValueError(f"qkv has shape {tuple(qkv.shape)}; attention takes (B, N, 3, H, D)")
     (qkv,) = _autocast(qkv)
     eager = ops.is_eager(qkv)
-    if not eager:
+    if not eager or dropout_p:
         check_layouts(*qkv.unbind(2))
     tokens = qkv.select(2, 0) if bias is not None or key_mask is not None else qkv
     extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
@@ -289,23 +294,24 @@ def _extras(
             f"key_mask is {tuple(key_mask.shape)} of {named(key_mask.dtype)}; attention takes torch.bool of "
             f"(B, N_k) = {(scores[0], scores[3])}, True where attention may look"
         )
-    if dropout_p and dropout_seed is None:
-        # Two draws of 62 bits; under torch.compile they come from the compiled generator.
-        dropout_seed = torch.randint(2**62, (2,), dtype=torch.int64, device=q.device)
-    if dropout_seed is not None:
-        _check_dropout(dropout_p, dropout_seed, q.device)
+    _check_dropout(dropout_p, dropout_seed, q.device)
     if cu_seqlens != (None, None) or max_seqlens != (None, None):
         _check_sequences(q, bias is None and key_mask is None, cu_seqlens, max_seqlens)
     for name, tensor in (("bias", bias), ("key_mask", key_mask)):
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"{name} is on {tensor.device} and q on {q.device}; move them to one device")
+    if dropout_p and dropout_seed is None:
+        # Two draws of 62 bits, of a call that nothing above refused; torch.compile draws from its own generator.
+        dropout_seed = torch.randint(2**62, (2,), dtype=torch.int64, device=q.device)
     lengths = tuple(0 if length is None else length for length in max_seqlens)
     return bias, key_mask, float(dropout_p), dropout_seed, *cu_seqlens, *lengths
 
 
-def _check_dropout(dropout_p: float, dropout_seed: Tensor, device: torch.device) -> None:
+def _check_dropout(dropout_p: float, dropout_seed: Tensor | None, device: torch.device) -> None:
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p is {dropout_p}; it is a share from 0 to 1")
+    if dropout_seed is None:
+        return
     if dropout_seed.dtype != torch.int64 or dropout_seed.shape != (2,) or dropout_seed.device != device:
         raise ValueError(
             f"dropout_seed is {tuple(dropout_seed.shape)} of {named(dropout_seed.dtype)} on {dropout_seed.device}; "

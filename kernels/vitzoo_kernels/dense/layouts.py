@@ -8,17 +8,17 @@ from vitzoo_kernels.dense.supported import DTYPES, HEAD_DIMS
 
 def check_layouts(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise ValueError unless the kernels take tensors like these, of four dimensions each."""
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
+    images, queries, *heads = q.shape
+    if k.shape != v.shape or [images, *heads] != [k.shape[0], *k.shape[2:]]:
         raise ValueError(
-            f"shapes disagree: {shapes}; attention takes q (B, N_q, H, D) and k, v (B, N_k, H, D): "
+            f"shapes disagree: {_shapes(q, k, v)}; attention takes q (B, N_q, H, D) and k, v (B, N_k, H, D): "
             "expand k and v when queries share them"
         )
-    if 0 in q.shape or 0 in k.shape:
-        raise ValueError(f"a size is 0: {shapes}; attention needs at least one image, query, key and head")
-    if q.shape[-1] not in HEAD_DIMS:
+    if 0 in (images, queries, k.shape[1], *heads):
+        raise ValueError(f"a size is 0: {_shapes(q, k, v)}; attention needs at least one image, query, key and head")
+    if heads[1] not in HEAD_DIMS:
         raise ValueError(
-            f"head dim {q.shape[-1]} (supported: multiples of 8 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}); "
+            f"head dim {heads[1]} (supported: multiples of 8 from {HEAD_DIMS[0]} to {HEAD_DIMS[-1]}); "
             "choose another number of heads, or use attention_reference"
         )
     if not q.dtype == k.dtype == v.dtype or named(q.dtype) not in DTYPES:
@@ -34,6 +34,10 @@ def check_layouts(q: Tensor, k: Tensor, v: Tensor) -> None:
                 f"the last dimension of {name} has stride {x.stride(-1)} (supported: 1, with any strides before "
                 f"it); call {name}.contiguous() first"
             )
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
 
 
 def named(dtype: torch.dtype) -> str:
