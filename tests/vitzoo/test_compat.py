@@ -81,6 +81,7 @@ IN_TIMM = {
         {"img_size": 56, "depths": (2, 2), "embed_dim": 32, "num_heads": (2, 4), "num_classes": 5},
         4,
     ),
+    "values wider than keys": ("vit_dpwee_patch16_reg1_gap_256", {**NARROW, "num_heads": 2}, 4),
     "windows as a dimension": (
         "hiera_tiny_224",
         {"img_size": 64, "embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1), "num_classes": 5},
@@ -181,8 +182,43 @@ def test_what_cannot_be_switched_in_timm_is_left_alone(registry: Registry) -> No
     ):
         in_timm.use(model, "sdpa")
     assert "forward" not in vars(model.blocks[0].attn)
-    with pytest.raises(InputError, match=r"Linear.forward does not call scaled_dot_product_attention itself"):
-        switch.switched(nn.Linear.forward, Attend("sdpa"))
+
+
+def by_its_own_name(q: Tensor) -> Tensor:
+    return scaled_dot_product_attention(q, q, q)
+
+
+def by_a_module(q: Tensor) -> Tensor:
+    return torch.nn.functional.scaled_dot_product_attention(q, q, q)
+
+
+def imported_within(q: Tensor) -> Tensor:
+    import torch.nn.functional as F
+
+    return F.scaled_dot_product_attention(q, q, torch.relu(q))
+
+
+def named_within(q: Tensor) -> Tensor:
+    from torch.nn.functional import scaled_dot_product_attention as attention
+
+    return attention(q, q, q)
+
+
+def by_both(q: Tensor) -> Tensor:
+    return scaled_dot_product_attention(q, q, imported_within.F.scaled_dot_product_attention(q, q, q))
+
+
+@pytest.mark.parametrize("function", [by_its_own_name, by_a_module])
+def test_a_function_is_switched_by_every_name_of_sdpa(function: Any, counted: Counted) -> None:
+    q = torch.randn(1, 2, 5, 16, dtype=torch.float64)
+    torch.testing.assert_close(switch.switched(function, Attend("lab/counted"))(q), function(q))
+    assert len(counted.calls) == 1
+
+
+@pytest.mark.parametrize("function", [nn.Linear.forward, imported_within, named_within, by_both, nn.Identity()])
+def test_a_function_in_which_nothing_would_be_replaced_is_refused(function: Any) -> None:
+    with pytest.raises(InputError, match=r"does not call scaled_dot_product_attention itself, by a name that its mod"):
+        switch.switched(function, Attend("sdpa"))
 
 
 def siglip2() -> tuple[nn.Module, dict[str, Tensor]]:
@@ -241,13 +277,23 @@ def with_output(model: nn.Module, inputs: dict[str, Tensor]) -> list[Tensor]:
     return [out.detach(), *grads]
 
 
-def test_what_is_asked_of_transformers_wrongly(named: None) -> None:
+def test_what_is_asked_of_transformers_wrongly(registry: Registry, named: None) -> None:
     with pytest.raises(UnknownNameError, match="tritn"):
         in_transformers.register("tritn")
     with pytest.raises(InputError, match="name='lab/own' has a '/'"):
         in_transformers.register("sdpa", name="lab/own")
-    with pytest.raises(NameConflictError, match="already knows an attention by the name 'sdpa'; pass another as name="):
+    with pytest.raises(NameConflictError, match="knows another attention by the name 'sdpa'; pass another as name="):
         in_transformers.register("reference", name="sdpa")
+    transformers.AttentionMaskInterface.register("masked", print)
+    with pytest.raises(NameConflictError, match="knows another mask by the name 'masked'; pass another as name="):
+        in_transformers.register("reference", name="masked")
+    assert transformers.AttentionMaskInterface()["masked"] is print
+    assert "masked" not in transformers.AttentionInterface()
+    for name in ("lab/a_b", "lab_a/b"):
+        vitzoo.register("attention", name, caps=AttentionCaps(devices=("cpu",), head_dims=None))(print)
+    assert in_transformers.register("lab/a_b") == in_transformers.register(("lab/a_b",)) == "vitzoo_lab_a_b"
+    with pytest.raises(NameConflictError, match=r"stands for attn=\('lab/a_b',\); pass a name for 'lab_a/b' as name="):
+        in_transformers.register("lab_a/b")
     assert in_transformers.register("sdpa", name="own") == in_transformers.register("reference", name="own") == "own"
     model, _ = plain("ViT")
     model.set_attn_implementation("own")
@@ -284,12 +330,52 @@ def test_the_arguments_of_sdpa_mean_the_same(case: str, images: tuple[int, ...])
     torch.testing.assert_close(ours, scaled_dot_product_attention(q, k, v, **options), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("query", "key", "value"),
+    [
+        ((1, 4, 6, 8), (3, 4, 5, 8), (3, 4, 5, 8)),
+        ((3, 1, 6, 8), (1, 4, 5, 8), (4, 5, 8)),
+        ((2, 4, 6, 8), (2, 4, 5, 8), (2, 4, 5, 12)),
+        ((2, 4, 6, 8), (2, 4, 5, 8), (2, 4, 5, 6)),
+        ((2, 1, 4, 6, 8), (1, 3, 4, 5, 8), (1, 3, 4, 5, 10)),
+    ],
+)
+def test_the_shapes_of_sdpa_broadcast(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (query, key, value)]
+    want = scaled_dot_product_attention(*inputs)
+    ours = switch.attend_as_sdpa(Attend("reference"), *inputs)
+    torch.testing.assert_close(ours, want, rtol=1e-12, atol=1e-12)
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (ours, want)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_an_expanded_mask_has_the_gradient_of_every_element() -> None:
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    leaf = torch.randn(1, 4, 6, 6, dtype=torch.float64).expand(2, -1, -1, -1).requires_grad_()
+    row = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+    for mask, wanted in ((leaf, leaf), (row.expand(2, 4, 6, 6), row)):
+        found = [
+            torch.autograd.grad(out.square().sum(), wanted)[0]
+            for out in (
+                switch.attend_as_sdpa(Attend("reference"), q, q, q, mask),
+                scaled_dot_product_attention(q, q, q, mask),
+            )
+        ]
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+
+
 def test_sdpa_is_asked_for_one_mask_and_for_heads() -> None:
     q = torch.randn(1, 2, 3, 8)
     with pytest.raises(InputError, match="attn_mask and is_causal=True were both given"):
         switch.attend_as_sdpa(Attend("sdpa"), q, q, q, torch.zeros(3, 3), is_causal=True)
     with pytest.raises(InputError, match=r"query has shape \(2, 3, 8\); vitzoo's attention takes \(\.\.\., heads, N"):
         switch.attend_as_sdpa(Attend("sdpa"), q[0], q[0], q[0])
+    with pytest.raises(InputError, match=r"attn_mask has shape \(3,\); it broadcasts to \(\.\.\., heads, N_q, N_k\)"):
+        switch.attend_as_sdpa(Attend("sdpa"), q, q, q, torch.zeros(3))
+    with pytest.raises(InputError, match="2 heads of queries are no multiple of 3 of keys"):
+        switch.attend_as_sdpa(Attend("sdpa"), q, q.expand(3, 2, 3, 8).transpose(0, 1), q, enable_gqa=True)
 
 
 def test_torch_knows_the_kernel_by_name() -> None:

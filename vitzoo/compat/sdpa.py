@@ -2,7 +2,8 @@
 
 Limits that are torch's: SDPA calls its FlashAttention for float16 and bfloat16 and without a mask alone, and on Hopper
 and Blackwell it prefers cuDNN unless `torch.nn.attention.sdpa_kernel` says otherwise. Limits of the kernel: no causal
-attention, head dims from 16 to 128. Nested tensors and `varlen_attn` stay on torch's own kernel.
+attention, no keys shared by several heads, head dims from 16 to 128. Nested tensors and `varlen_attn` stay on torch's
+own kernel.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ def use(model: nn.Module, attn: AttnLike = "triton") -> nn.Module:
     `F.scaled_dot_product_attention` call the backend instead. A layer whose kind of attention timm never fuses, such as
     that of Swin V2, stays as it is. Called again, it changes the choice.
 
-    The model can be copied, pickled and compiled; torch.jit.script refuses it.
+    The model can be deep-copied, pickled and compiled; torch.jit.script refuses it. A shallow copy of a layer, which
+    `nn.DataParallel` makes too, runs the layer that it was copied from.
 
     Args:
         model: any model of timm, or a part of one.

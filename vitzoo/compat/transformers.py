@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -30,7 +31,8 @@ def register(attn: AttnLike = "triton", *, name: str | None = None) -> str:
         MissingPackageError: transformers is not installed, or is too old to know of other attention.
         UnknownNameError: no backend has such a name.
         BackendUnsupported: none of them can ever run here.
-        NameConflictError: transformers knows another attention by this name.
+        NameConflictError: transformers knows another attention or mask by this name, or the name made here already
+            stands for another choice of vitzoo's.
         InputError: the name has a '/' or a '|', which mean other things there.
     """
     try:
@@ -41,42 +43,59 @@ def register(attn: AttnLike = "triton", *, name: str | None = None) -> str:
         raise MissingPackageError(
             f"vitzoo's attention in transformers needs transformers >= 5: {error}; pip install 'transformers>=5'"
         ) from error
-    if name is None:
-        chosen = (attn,) if isinstance(attn, str) else tuple(attn)
-        name = "_".join(["vitzoo", *chosen]).replace("/", "_")
+    chosen = (attn,) if isinstance(attn, str) else tuple(attn)
+    made = name is None
+    name = "_".join(["vitzoo", *chosen]).replace("/", "_") if name is None else name
     if "/" in name or "|" in name:
         raise InputError(
             f"name={name!r} has a '/' or a '|', which transformers takes for a kernel on the hub or a cache"
         )
-    known = AttentionInterface().get(name)  # type: ignore[no-untyped-call]
-    if known is not None and not (isinstance(known, partial) and known.func is _attention):
-        raise NameConflictError(f"transformers already knows an attention by the name {name!r}; pass another as name=")
-    AttentionInterface.register(name, partial(_attention, switched(sdpa_attention_forward, Attend(attn))))
+    known, mask = AttentionInterface().get(name), AttentionMaskInterface().get(name)  # type: ignore[no-untyped-call]
+    ours = isinstance(known, _Attention)
+    for what, found, is_ours in (("attention", known, ours), ("mask", mask, getattr(mask, "func", None) is _mask)):
+        if found is not None and not is_ours:
+            raise NameConflictError(
+                f"transformers already knows another {what} by the name {name!r}; pass another as name="
+            )
+    if made and ours and known.choice != chosen:
+        raise NameConflictError(f"{name!r} already stands for attn={known.choice!r}; pass a name for {attn!r} as name=")
+    attention = _Attention(chosen, switched(sdpa_attention_forward, Attend(attn)))
+    AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, partial(_mask, sdpa_mask, bidirectional_mask_function))
     return name
 
 
-def _attention(
-    through: Callable[..., Any],
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Run transformers' own adapter to SDPA, but for SDPA itself: what it knows of groups, causes and caches holds.
+@dataclass(frozen=True)
+class _Attention:
+    """Transformers' own adapter to SDPA, but for SDPA itself: what it knows of groups, causes and caches holds.
 
-    Shapes are transformers': queries (B, H, N_q, D), keys and values (B, H_k, N_k, D), out (B, N_q, H, D).
+    Args:
+        choice: the names that were asked for.
+        through: the adapter, switched.
     """
-    for option, instead in (
-        ("output_attentions", "attn_implementation='eager', or vitzoo.attention_maps on vitzoo's model"),
-        ("softcap", "attn_implementation='eager'"),
-        ("s_aux", "attn_implementation='eager'"),
-    ):
-        if options.get(option) is not None and options[option] is not False:
-            raise InputError(f"{option} was asked of vitzoo's attention, which has none; use {instead}")
-    return through(module, query, key, value, attention_mask, **options)
+
+    choice: tuple[str, ...]
+    through: Callable[..., Any]
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        """Run attention; queries are (B, H, N_q, D), keys and values (B, H_k, N_k, D), the result (B, N_q, H, D)."""
+        for option, instead in (
+            ("output_attentions", "attn_implementation='eager', or vitzoo.attention_maps on vitzoo's model"),
+            ("softcap", "attn_implementation='eager'"),
+            ("s_aux", "attn_implementation='eager'"),
+        ):
+            if options.get(option) is not None and options[option] is not False:
+                raise InputError(f"{option} was asked of vitzoo's attention, which has none; use {instead}")
+        found: tuple[Tensor, None] = self.through(module, query, key, value, attention_mask, **options)
+        return found
 
 
 def _mask(through: Callable[..., Any], bidirectional: Any, **options: Any) -> Tensor | None:
