@@ -115,7 +115,7 @@ def attend_as_sdpa(
         raise InputError(f"query has shape {tuple(query.shape)}; vitzoo's attention takes (..., heads, N, head_dim)")
     if enable_gqa:
         key, value = (_for_all_heads(x, query.shape[-3]) for x in (key, value))
-    leading = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))
+    leading = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))  # type: ignore[no-untyped-call]
     width, width_out = query.shape[-1], value.shape[-1]
     if width != width_out:
         scale = width**-0.5 if scale is None else scale
@@ -130,7 +130,7 @@ def attend_as_sdpa(
         bias = q.new_full((q.shape[1], k.shape[1]), float("-inf")).triu_(1)
     out = attend(q, k, v, bias=bias, key_mask=key_mask, scale=scale, dropout_p=dropout_p)
     out = out[..., :width_out].transpose(1, 2)
-    return out if len(leading) == 2 else out.unflatten(0, leading[:-1])
+    return out if len(leading) == 2 else out.reshape(*leading[:-1], *out.shape[1:])
 
 
 def _for_all_heads(x: Tensor, num_heads: int) -> Tensor:

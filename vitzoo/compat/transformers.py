@@ -51,14 +51,17 @@ def register(attn: AttnLike = "triton", *, name: str | None = None) -> str:
             f"name={name!r} has a '/' or a '|', which transformers takes for a kernel on the hub or a cache"
         )
     known, mask = AttentionInterface().get(name), AttentionMaskInterface().get(name)  # type: ignore[no-untyped-call]
-    ours = isinstance(known, _Attention)
-    for what, found, is_ours in (("attention", known, ours), ("mask", mask, getattr(mask, "func", None) is _mask)):
+    ours = known if isinstance(known, _Attention) else None
+    for what, found, is_ours in (
+        ("attention", known, known is ours),
+        ("mask", mask, getattr(mask, "func", None) is _mask),
+    ):
         if found is not None and not is_ours:
             raise NameConflictError(
                 f"transformers already knows another {what} by the name {name!r}; pass another as name="
             )
-    if made and ours and known.choice != chosen:
-        raise NameConflictError(f"{name!r} already stands for attn={known.choice!r}; pass a name for {attn!r} as name=")
+    if made and ours is not None and ours.choice != chosen:
+        raise NameConflictError(f"{name!r} already stands for attn={ours.choice!r}; pass a name for {attn!r} as name=")
     attention = _Attention(chosen, switched(sdpa_attention_forward, Attend(attn)))
     AttentionInterface.register(name, attention)
     AttentionMaskInterface.register(name, partial(_mask, sdpa_mask, bidirectional_mask_function))
