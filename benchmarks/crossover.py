@@ -3,7 +3,7 @@
     python -m benchmarks.crossover        # writes vitzoo/attention/crossover/sm90.json, ... for what has results
 
 Of each GPU and dtype the newest file counts. A ratio is SDPA's time over vitzoo's at the lower end of its range, so
-that `auto` takes the kernel where it was faster in nearly every sample.
+that `auto` takes the kernel where it was faster in four samples of five.
 """
 
 from __future__ import annotations

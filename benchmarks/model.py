@@ -41,17 +41,21 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--cpu", action="store_true", help="create, forward, forward and backward, in float32")
     where.add_argument("--gpu", action="store_true", help="throughput of inference and training, in bfloat16")
-    parser.add_argument("--budget-s", type=float, default=540, help="with --gpu: start no other case after so long")
+    parser.add_argument("--budget-s", type=float, help="with --gpu: start no other case after so long; 540")
     parser.add_argument("--commit", help="with --gpu: what is measured, where this is no git checkout")
     parser.add_argument("--quick", action="store_true", help="a few repeats of a small model: shows that it runs")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
+    for option, value in (("--budget-s", options.budget_s), ("--commit", options.commit)):
+        if options.cpu and value is not None:
+            parser.error(f"{option} goes with --gpu")
     if options.gpu:
         # Without a GPU a quick run shows at least that it runs.
         if not (torch.cuda.is_available() or options.quick):
             parser.error("--gpu needs a CUDA GPU: there is none")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        throughput.run(device, quick=options.quick, budget_s=options.budget_s, commit=options.commit, out=options.out)
+        budget_s = 540.0 if options.budget_s is None else options.budget_s
+        throughput.run(device, quick=options.quick, budget_s=budget_s, commit=options.commit, out=options.out)
         return
     if KEEP_MEMORY.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.model", *sys.argv[1:]], os.environ | KEEP_MEMORY)

@@ -73,6 +73,7 @@ def run(device: torch.device, *, quick: bool, budget_s: float, commit: str | Non
         # The kernel needs a GPU.
         del candidates["vitzoo"]
     record: dict[str, Any] = {"machine": machine.describe(device, commit=commit), "dtype": "bf16", "rows": []}
+    record["not_run"] = [asdict(case) for case in todo]
     with machine.ClockLog(device) as clocks:
         for case, left in within_budget(todo, budget_s):
             row = measure(case, candidates, device, quick=quick)
@@ -98,8 +99,8 @@ def measure(case: Case, candidates: dict[str, str | None], device: torch.device,
     with torch.no_grad():
         truth = plain.to(device).eval()(images[:2].float())
     for name, attn in candidates.items():
-        model = build(case, attn, plain, device)
         try:
+            model = build(case, attn, plain, device)
             with torch.no_grad():
                 found[name]["error"] = float((model.eval()(images[:2]).float() - truth).abs().max())
             step = partial(train if case.training else infer, compiled(model, case), images)
@@ -107,8 +108,9 @@ def measure(case: Case, candidates: dict[str, str | None], device: torch.device,
             runs[name] = step
         except torch.OutOfMemoryError as error:
             found[name]["reason"] = str(error).splitlines()[0]
-    right(case, found)
-    times = interleave(runs, 3 if quick else 11)
+    for name in right(case, found):
+        del runs[name]
+    times = interleave(runs, 3 if quick else 11) if runs else {}
     for name, seconds in times.items():
         own = spread(seconds)
         found[name] |= {
@@ -142,11 +144,18 @@ def compiled(model: nn.Module, case: Case) -> nn.Module:
     return torch.compile(model) if case.compiled else model
 
 
-def right(case: Case, found: dict[str, Any]) -> None:
-    """Raise AssertionError unless every candidate is as near to float32 as twice timm's own bfloat16."""
+def right(case: Case, found: dict[str, Any]) -> list[str]:
+    """Return who cannot be checked; raise AssertionError unless the others are as near to float32 as twice timm."""
+    if "error" not in found["timm"]:
+        unchecked = [name for name, candidate in found.items() if "reason" not in candidate]
+        for name in unchecked:
+            found[name]["reason"] = "not timed: timm's own error is the measure, and timm's model did not fit"
+        return unchecked
     allowed = 2 * found["timm"]["error"]
     for name, candidate in found.items():
-        assert candidate["error"] <= allowed, f"{name} of {case}: wrong by {candidate['error']}, allowed {allowed}"
+        if "error" in candidate:
+            assert candidate["error"] <= allowed, f"{name} of {case}: wrong by {candidate['error']}, allowed {allowed}"
+    return []
 
 
 def infer(model: nn.Module, images: torch.Tensor) -> None:

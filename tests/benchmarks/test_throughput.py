@@ -1,9 +1,11 @@
 """The benchmark of whole models on a GPU, as far as a CPU can tell: its order, its checks, its words."""
 
+import json
+
 import pytest
 import torch
 
-from benchmarks import throughput
+from benchmarks import model, throughput
 from benchmarks.throughput import Case
 
 CPU = {"vitzoo sdpa": "sdpa", "timm": None}
@@ -33,6 +35,57 @@ def test_a_model_that_computes_something_else_is_not_timed():
     found = {"vitzoo": {"error": 0.5}, "timm": {"error": 0.01}}
     with pytest.raises(AssertionError, match=r"vitzoo of .*vit_tiny.*: wrong by 0.5, allowed 0.02"):
         throughput.right(Case("vit_tiny", 32, 1, False, False), found)
+
+
+class TooLarge(torch.nn.Module):
+    """A model whose forward does not fit."""
+
+    def forward(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nmuch")
+
+
+@pytest.mark.parametrize("where", ["build", "forward", "timm", "peak"])
+def test_what_does_not_fit_ends_its_own_run_alone(where, monkeypatch):
+    build = throughput.build
+
+    def too_large(case, attn, plain, device):
+        if where == "build" and attn == "sdpa":
+            TooLarge()(None)
+        ends = attn == {"forward": "sdpa", "timm": None}.get(where, "nobody")
+        return TooLarge() if ends else build(case, attn, plain, device)
+
+    monkeypatch.setattr(throughput, "build", too_large)
+    if where == "peak":
+        monkeypatch.setattr(throughput, "peak", lambda step, device: TooLarge()(None))
+    row = throughput.measure(Case("test_vit", 160, 2, False, False), CPU, torch.device("cpu"), quick=True)
+    reasons = {name: found.get("reason") for name, found in row["candidates"].items()}
+    reason = "CUDA out of memory. Tried to allocate"
+    unchecked = "not timed: timm's own error is the measure, and timm's model did not fit"
+    assert (
+        reasons
+        == {
+            "build": {"vitzoo sdpa": reason, "timm": None},
+            "forward": {"vitzoo sdpa": reason, "timm": None},
+            "timm": {"vitzoo sdpa": unchecked, "timm": reason},
+            "peak": {"vitzoo sdpa": reason, "timm": reason},
+        }[where]
+    )
+    assert throughput.line(row).count("/s") == sum(reason is None for reason in reasons.values())
+
+
+def test_without_a_budget_nothing_runs_and_all_is_named(tmp_path, capsys):
+    throughput.run(torch.device("cpu"), quick=True, budget_s=0, commit="here", out=tmp_path / "out.json")
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert (record["rows"], len(record["not_run"])) == ([], 4)
+    assert capsys.readouterr().out == "4 cases not reached\n"
+
+
+def test_what_a_cpu_would_ignore_is_refused(monkeypatch, capsys):
+    for option in (["--budget-s", "10"], ["--commit", "here"]):
+        monkeypatch.setattr("sys.argv", ["benchmarks.model", "--cpu", *option])
+        with pytest.raises(SystemExit):
+            model.main()
+        assert f"{option[0]} goes with --gpu" in capsys.readouterr().err
 
 
 def test_what_did_not_fit_is_said_with_its_reason():

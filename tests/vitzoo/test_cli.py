@@ -110,7 +110,7 @@ def test_doctor_says_what_is_here() -> None:
 @pytest.mark.interpreter
 def test_the_doctor_checks_what_the_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(out_of("doctor", "--json"))["kernel"] == [
-        {"device": "cpu", "case": "float32, 37 tokens, head_dim 16", "ok": True, "detail": ""}
+        {"device": "cpu", "case": "float32, 37 tokens, head_dim 16", "ran": True, "ok": True, "detail": ""}
     ]
     assert "right" in out_of("doctor")
 
@@ -125,11 +125,21 @@ def test_the_doctor_checks_what_the_kernel_computes(monkeypatch: pytest.MonkeyPa
     assert report["broken"] == ["the kernel"]
     (check,) = report["kernel"]
     assert not check["ok"]
-    assert "AssertionError: out (2, 37, 2, 16) torch.float32: over the budget in max and mean" in check["detail"]
+    assert check["ran"]
+    assert "out (2, 37, 2, 16) torch.float32: over the budget in max and mean" in check["detail"]
     assert (
         "use another backend than triton here; another Triton, or TRITON_PTXAS_PATH with ptxas >= 13.3"
         in check["detail"]
     )
+
+    def too_large(*tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(vitzoo_kernels, "attention", too_large, raising=False)
+    (check,) = json.loads(runner.invoke(app_for(()), ["doctor", "--json"]).stdout)["kernel"]
+    # Nothing was computed, so that nothing speaks against the kernel.
+    assert (check["ran"], check["ok"], check["detail"]) == (False, False, "OutOfMemoryError: CUDA out of memory.")
+    assert "did not run" in " ".join(runner.invoke(app_for(()), ["doctor"]).stdout.split())
 
 
 def test_the_doctor_exits_with_one_when_a_plugin_is_broken() -> None:

@@ -128,7 +128,12 @@ def _show(report: dict[str, Any]) -> None:
     console.print()
     if report["kernel"]:
         rows = [
-            (check["device"], check["case"], "right" if check["ok"] else "WRONG", check["detail"])
+            (
+                check["device"],
+                check["case"],
+                "right" if check["ok"] else "WRONG" if check["ran"] else "did not run",
+                check["detail"],
+            )
             for check in report["kernel"]
         ]
         show_table(["device", "case", "numbers", "detail"], rows, title="the kernel's numbers against float64")

@@ -30,12 +30,14 @@ class KernelCheck:
     Args:
         device: where.
         case: what.
+        ran: whether it came to an end.
         ok: whether output, log-sum-exp and gradients are within the budget of `check_attention_numbers`.
-        detail: what is wrong, or ''.
+        detail: what is wrong, or why it did not run, or ''.
     """
 
     device: str
     case: str
+    ran: bool
     ok: bool
     detail: str
 
@@ -66,6 +68,8 @@ def _check(device: str, dtype: torch.dtype, num_tokens: int, head_dim: int) -> K
     case = f"{name}, {num_tokens} tokens, head_dim {head_dim}"
     try:
         check_attention_numbers(vitzoo_kernels.attention, *qkv)
+    except AssertionError as error:
+        return KernelCheck(device, case, True, False, f"{error}\n{ADVICE}")
     except Exception as error:  # whatever it is, it is what the user wants to see
-        return KernelCheck(device, case, False, f"{type(error).__name__}: {error}\n{ADVICE}")
-    return KernelCheck(device, case, True, "")
+        return KernelCheck(device, case, False, False, f"{type(error).__name__}: {error}")
+    return KernelCheck(device, case, True, True, "")
