@@ -250,6 +250,8 @@ def _check_tensor(name: str, tensor: Any, ndim: int, wanted: str) -> None:
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    if not torch._C._is_any_autocast_enabled():
+        return tensors
     device = tensors[0].device.type
     if torch.is_autocast_enabled(device) if device in ("cuda", "cpu") else _is_autocast(device):
         dtype = torch.get_autocast_dtype(device)

@@ -62,7 +62,7 @@ def is_eager(x: Tensor) -> bool:
     """Return whether nobody traces, counts or transforms this call, and its device can run it."""
     return (
         not torch.compiler.is_compiling()
-        and x.device.type != "meta"
+        and not x.is_meta
         and type(x) in (Tensor, torch.nn.Parameter)
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -122,7 +122,7 @@ def _packed_backward(
     *extras: Any,
 ) -> tuple[Tensor, Tensor]:
     launch = _launcher()
-    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    dqkv = launch.empty_like(qkv)
     q, k, v = qkv.unbind(2)
     dq, dk, dv = dqkv.unbind(2)
     *_, dbias = launch.attention_backward(
