@@ -44,9 +44,12 @@ def kernels(monkeypatch):
     return found
 
 
-def layouts(arguments):
-    """Return arguments with each tensor as its layout: those of one call are other tensors than those of another."""
-    return [plans.layout(x) if isinstance(x, torch.Tensor) else x for x in arguments]
+def without_addresses(arguments, first):
+    """Return arguments with how 16 divides an address in its place: every call has tensors of its own."""
+    return [
+        (x.data_ptr() if isinstance(x, torch.Tensor) else x) % 16 if isinstance(place, torch.Tensor) else x
+        for x, place in zip(arguments, first, strict=True)
+    ]
 
 
 def both_ways(qkv, call, **options):
@@ -74,11 +77,13 @@ def test_the_second_call_gives_the_compiled_kernel_what_the_first_gave_triton(ke
         ((grid, first),) = kernel.first
         assert len(kernel.later) == 2
         for later_grid, arguments in kernel.later:
-            assert (later_grid, layouts(arguments)) == (grid, layouts(first)), kernel.name
+            assert later_grid == grid
+            assert without_addresses(arguments, first) == without_addresses(first, first), kernel.name
     # The tensors are those of the call: inputs stay, and every call writes memory of its own.
     _, arguments = kernels[forward].later[-1]
     given = dict(zip(kernels[forward].arg_names, arguments, strict=True))
-    assert given["q_ptr"].data_ptr() == qkv.data_ptr()
+    assert given["q_ptr"] == qkv.data_ptr()
+    assert given["v_ptr"] == qkv.select(2, 2).data_ptr()
 
 
 @pytest.mark.parametrize(

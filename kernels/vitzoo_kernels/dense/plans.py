@@ -54,13 +54,14 @@ class Plan:
             if compiled is not None:
                 names = self.kernel.arg_names
                 self._values = [self.arguments.get(name) for name in names]
-                self._places = [(i, name) for i, name in enumerate(names) if name in tensors]
+                self._places = [(i, name) for i, name in enumerate(names) if tensors.get(name) is not None]
                 # Last, as another thread may look for it at any time.
                 self._launch = compiled[self.grid]
             return
         values = self._values.copy()
         for i, name in self._places:
-            values[i] = tensors[name]
+            # Of a tensor Triton asks the address, and of CUDA whether it is one; of a number, nothing.
+            values[i] = tensors[name].data_ptr()  # type: ignore[union-attr]
         self._launch(*values)
 
 
