@@ -37,6 +37,29 @@ def test_a_model_that_computes_something_else_is_not_timed():
         throughput.right(Case("vit_tiny", 32, 1, False, False), found)
 
 
+class WrongLater(torch.nn.Module):
+    """A model that computes something else once it is what is timed."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x) + self.training
+
+
+def test_what_is_timed_is_checked_too(monkeypatch):
+    build = throughput.build
+
+    def wrong(case, attn, plain, device):
+        model = build(case, attn, plain, device)
+        return model if attn is None else WrongLater(model)
+
+    monkeypatch.setattr(throughput, "build", wrong)
+    with pytest.raises(AssertionError, match="vitzoo sdpa of .*: wrong by 1"):
+        throughput.measure(Case("test_vit", 160, 2, False, True), CPU, torch.device("cpu"), quick=True)
+
+
 class TooLarge(torch.nn.Module):
     """A model whose forward does not fit."""
 
