@@ -25,6 +25,8 @@ from triton.runtime.jit import JITFunction
 from vitzoo_kernels.dense import launch
 from vitzoo_kernels.dense.plans import Plans
 
+from benchmarks import machine_code
+
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Bytes of shared memory that one program may have, by compute capability; that of 8.0 also on 8.6 and 8.9.
@@ -203,6 +205,13 @@ class Program:
         return sum(bool(SERIALIZED.search(line)) for line in text.splitlines())
 
     @cached_property
+    def overwritten(self) -> list[str]:
+        """Products of which a register is written before anything waits for them."""
+        if self.capability != 90:
+            return []
+        return machine_code.overwritten(disassembled(self.compiled.asm["cubin"]))
+
+    @cached_property
     def problems(self) -> tuple[str, ...]:
         """A sentence for every limit that the program breaks."""
         registers, spilled = self.usage
@@ -216,7 +225,20 @@ class Program:
             found.append(f"{self.shared} bytes of shared memory pass the {limit} of sm_{self.capability}")
         if self.serialized:
             found.append(f"ptxas serializes {self.serialized} asynchronous products")
+        if self.overwritten:
+            found.append(
+                f"the registers of {len(self.overwritten)} products are written before anything waits for them"
+            )
         return tuple(found)
+
+
+def disassembled(cubin: bytes) -> str:
+    """Return the machine code of a compiled program as text."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [BIN / "nvdisasm", "-c", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def compiled(record: Launch, capability: int) -> Program:
