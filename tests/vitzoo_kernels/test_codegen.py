@@ -178,3 +178,16 @@ def test_a_gpu_with_little_shared_memory_splits_the_backward():
         "attention_backward_q_kernel",
         "attention_backward_kv_kernel",
     ]
+
+
+@pytest.mark.parametrize("arch", configs.ARCHITECTURES)
+def test_no_tile_ships_for_triton_3_7_that_it_may_compile_to_wrong_reads(arch):
+    table = configs._table(arch, (3, 7))
+    wrong = [
+        (key, tiles)
+        for key, rows in table.items()
+        for _, tiles in rows
+        if tiles.num_warps == 4 and 32 in (tiles.block_m, tiles.block_n)
+    ]
+    assert table
+    assert wrong == []
