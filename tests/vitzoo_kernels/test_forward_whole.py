@@ -98,13 +98,12 @@ def test_nothing_beside_the_tensors_is_read_or_written(monkeypatch):
     qkv = memory[7 * 160 :].as_strided((2, num_tokens, 3, num_heads, head_dim), strides)
     qkv.copy_(torch.randn(qkv.shape, generator=torch.Generator().manual_seed(3)))
 
-    def guarded_empty(size, *, dtype, device):
-        count = torch.Size(size).numel()
-        allocated.append(torch.full((count + 2 * margin,), NAN, dtype=dtype, device=device))
-        return allocated[-1][margin : margin + count].view(size)
+    def guarded_empty_like(x):
+        allocated.append(torch.full((x.numel() + 2 * margin,), NAN, dtype=x.dtype, device=x.device))
+        return allocated[-1][margin:-margin].view(x.shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", guarded_empty)
+        patch.setattr(launch, "empty_like", guarded_empty_like)
         found = attention(*qkv.unbind(2), return_lse=True)
     assert len(allocated) == 2
     for x in allocated:
