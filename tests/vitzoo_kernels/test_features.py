@@ -196,6 +196,26 @@ def test_packed_sequences_attend_within_themselves(random_qkv, dtype, lengths_q,
     check_attention_numbers(dropping, q, k, v, bias=apart, dropout=(torch.stack(heads)[None] != 0, 0.3))
 
 
+def spread(x):
+    """Return the same numbers with others between them in memory."""
+    return torch.stack((x, torch.full_like(x, 1)), -1)[..., 0]
+
+
+def test_what_comes_beside_the_tokens_may_lie_anywhere(random_qkv):
+    q, k, v = random_qkv(1, 37, 37, 2, 32)
+    seed, places = torch.tensor([3, 4]), torch.tensor([0, 7, 37], dtype=torch.int32)
+    longest = {"max_seqlen_q": 30, "max_seqlen_k": 30}
+    for extra in (
+        {"bias": seeded(2, 37, 37), "key_mask": some_keys(1, 37)},
+        {"dropout_p": 0.5, "dropout_seed": seed},
+        {"cu_seqlens_q": places, "cu_seqlens_k": places},
+    ):
+        rest = longest if "cu_seqlens_q" in extra else {}
+        apart = {name: spread(x) if isinstance(x, torch.Tensor) else x for name, x in extra.items()}
+        assert torch.equal(attention(q, k, v, **apart, **rest), attention(q, k, v, **extra, **rest)), list(extra)
+    assert torch.equal(dropout_mask(spread(seed), 0.5, (1, 2, 9, 9)), dropout_mask(seed, 0.5, (1, 2, 9, 9)))
+
+
 @pytest.mark.parametrize(("num_tokens", "head_dim"), [(37, 72), (130, 16)])
 def test_a_packed_tensor_has_one_gradient_of_the_same_bits(num_tokens, head_dim):
     qkv = seeded(2, num_tokens, 3, 2, head_dim).half().requires_grad_()

@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
-from vitzoo_kernels import attention, attention_qkvpacked, attention_reference
+from vitzoo_kernels import attention, attention_qkvpacked, attention_reference, dropout_mask
 
 from vitzoo.testing import check_attention_numbers
 
@@ -43,6 +44,53 @@ def test_output_lse_and_gradients_are_within_budget(
 ):
     q, k, v = random_qkv(batch, num_queries, num_keys, num_heads, head_dim, dtype=dtype, device="cuda")
     check_attention_numbers(attention, q, k, v)
+
+
+# Of four heads each: 264 and more have a program each, forward, and with up to 272 keys backward too.
+@pytest.mark.parametrize(
+    ("dtype", "batch", "num_tokens", "head_dim", "masked", "with_bias", "p"),
+    [
+        (BF16, 66, 197, 64, True, False, 0.0),
+        (F16, 66, 257, 80, False, False, 0.1),
+        (BF16, 66, 197, 64, True, True, 0.1),
+        (BF16, 2, 577, 72, True, True, 0.2),
+        (F32, 2, 261, 88, True, False, 0.5),
+        (F16, 2, 50, 128, False, True, 0.0),
+    ],
+)
+def test_every_feature_is_within_budget(random_qkv, dtype, batch, num_tokens, head_dim, masked, with_bias, p):
+    q, k, v = random_qkv(batch, num_tokens, num_tokens, 4, head_dim, dtype=dtype, device="cuda")
+    generator = torch.Generator().manual_seed(1)
+    arguments = {}
+    if masked:
+        mask = torch.rand(batch, num_tokens, generator=generator) < 0.6
+        mask[-1] = False
+        arguments["key_mask"] = mask.cuda()
+    if with_bias:
+        bias = torch.randn(4, num_tokens, num_tokens, generator=generator)
+        arguments["bias"] = bias.to("cuda", dtype).requires_grad_()
+    function = attention
+    if p:
+        seed = torch.tensor([2**40 + 3, 2**33 + 1], device="cuda")
+        arguments["dropout"] = (dropout_mask(seed, p, (batch, 4, num_tokens, num_tokens)), p)
+        function = partial(attention, dropout_p=p, dropout_seed=seed)
+    check_attention_numbers(function, q, k, v, **arguments)
+
+
+@pytest.mark.parametrize(("batch", "num_tokens"), [(66, 197), (2, 577)])
+def test_what_stands_in_a_masked_key_never_matters(random_qkv, batch, num_tokens):
+    mask = torch.rand(batch, num_tokens, generator=torch.Generator().manual_seed(1)).cuda() < 0.6
+    results = []
+    for filling in (0.0, float("nan"), float("inf")):
+        q, k, v = random_qkv(batch, num_tokens, num_tokens, 4, 64, dtype=BF16, device="cuda")
+        for x in (k, v):
+            x[~mask] = filling
+        leaves = [x.requires_grad_() for x in (q, k, v)]
+        out, lse = attention(*leaves, key_mask=mask, return_lse=True)
+        results.append([out, lse, *torch.autograd.grad(out.sin().sum() + lse.sum(), leaves)])
+    for found in results[1:]:
+        for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), found, results[0], strict=True):
+            assert torch.equal(a, b), name
 
 
 def test_tf32_is_used_where_torch_allows_it(random_qkv):

@@ -53,13 +53,15 @@ class Extras:
     @property
     def tensors(self) -> dict[str, Tensor | None]:
         """The tensors, as the kernels take them."""
-        return {
+        taken = {
             "bias_ptr": self.bias,
-            "key_mask_ptr": None if self.key_mask is None else self.key_mask.contiguous().view(torch.uint8),
+            "key_mask_ptr": None if self.key_mask is None else self.key_mask.view(torch.uint8),
             "seed_ptr": None if self.dropout_p == 0 else self.seed,
             "cu_q_ptr": self.cu_q,
             "cu_k_ptr": self.cu_k,
         }
+        # The kernels are told the strides of the bias alone.
+        return {name: x if x is None or name == "bias_ptr" else x.contiguous() for name, x in taken.items()}
 
     @property
     def numbers(self) -> tuple[float, int, int]:
@@ -190,7 +192,7 @@ def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int
         "BLOCK_N": tiles.block_n,
         **_options(tiles),
     }
-    run(seed.device, (Plan(dropout_mask_kernel, grid, arguments), {"seed_ptr": seed, "mask_ptr": mask}))
+    run(seed.device, (Plan(dropout_mask_kernel, grid, arguments), {"seed_ptr": seed.contiguous(), "mask_ptr": mask}))
     return mask.view(torch.bool)
 
 
