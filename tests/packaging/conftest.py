@@ -31,12 +31,12 @@ def attempt(command: list[str], folder: Path, **environment: str) -> subprocess.
     )
 
 
-def build(project: Path, folder: Path) -> Path:
-    """Build a project's wheel into a folder of its own."""
+def build(project: Path, folder: Path, kind: str = "wheel") -> Path:
+    """Build a project's wheel, or its sdist, into a folder of its own."""
     folder.mkdir(parents=True)
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(project)], folder)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    run([sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(folder), str(project)], folder)
+    (built,) = folder.iterdir()
+    return built
 
 
 @pytest.fixture(scope="session")

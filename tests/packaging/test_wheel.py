@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT, build, run
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,12 @@ def test_triton_is_asked_for_on_linux_alone(site: Path) -> None:
     (metadata,) = site.glob("vitzoo-*.dist-info/METADATA")
     requirements = [line for line in metadata.read_text().splitlines() if line.startswith("Requires-Dist: triton")]
     assert requirements == ["Requires-Dist: triton>=3.6; sys_platform == 'linux'"]
+
+
+def test_the_source_distribution_holds_what_its_tests_need(tmp_path: Path) -> None:
+    with tarfile.open(build(ROOT, tmp_path / "dist", "sdist")) as archive:
+        names = archive.getnames()
+    assert {name.split("/")[1] for name in names} >= {
+        *("vitzoo", "kernels", "plugins", "tests", "benchmarks", "docs"),
+        *("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile"),
+    }
