@@ -1,7 +1,8 @@
 """What the launcher would compile for a call, and what the compiler makes of it: no GPU is needed.
 
 The launcher runs on tensors without memory, with recorders in place of its kernels; each record is then compiled for a
-compute capability with the types and the alignment that Triton would have seen. Triton must not be in interpreter mode.
+compute capability with what Triton itself makes of the arguments, so that its cache has the program when a GPU asks for
+it. Triton must not be in interpreter mode.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from unittest import mock
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 from vitzoo_kernels.dense import launch
 from vitzoo_kernels.dense.plans import Plans
 
 from benchmarks import machine_code
 
-OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 BIN = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Bytes of shared memory that one program may have, by compute capability; that of 8.0 also on 8.6 and 8.9.
 SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
@@ -36,14 +36,6 @@ REGISTERS = 65536
 NARROW_LOAD = re.compile(r"(?:ld\.global|cp\.async)\S*\.[bu]16\s")
 # ptxas: asynchronous products that it makes wait for each other.
 SERIALIZED = re.compile(r"C7510|C7515|serializ")
-TYPES = {
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.float32: "*fp32",
-    torch.uint8: "*u8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +54,8 @@ class Call:
         key_mask: whether keys are masked.
         dropout: whether weights are dropped.
         packed_sequences: whether there are several sequences in one image.
+        lse_grad: whether lse has a gradient.
+        packed_grads: whether dq, dk and dv are slices of one tensor, as q, k and v are.
     """
 
     dtype: torch.dtype
@@ -75,6 +69,8 @@ class Call:
     key_mask: bool = False
     dropout: bool = False
     packed_sequences: bool = False
+    lse_grad: bool = True
+    packed_grads: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,8 +112,11 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
     )
     with _recorded(divmod(capability, 10)) as records:
         out, lse = launch.attention_forward(q, k, v, call.head_dim**-0.5, extras)
+        dlse = lse if call.lse_grad else None
+        into = (q, k, v) if call.packed_grads else None
+        bias_grad = call.bias and call.bias_grad
         launch.attention_backward(
-            out, lse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=call.bias and call.bias_grad
+            out, dlse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=bias_grad, into=into
         )
     return records
 
@@ -243,31 +242,11 @@ def disassembled(cubin: bytes) -> str:
 
 def compiled(record: Launch, capability: int) -> Program:
     """Compile a launch for a compute capability such as 90, as Triton would at its first call."""
-    kernel = record.kernel
-    signature: dict[str, str] = {}
-    constants: dict[str, Any] = {}
-    attributes: dict[tuple[int, ...], list[list[Any]]] = {}
-    for i, parameter in enumerate(kernel.params):
-        value = record.arguments[parameter.name]
-        specialized = not parameter.do_not_specialize
-        if parameter.is_constexpr or value is None or (type(value) is int and value == 1 and specialized):
-            signature[parameter.name] = "constexpr"
-            constants[parameter.name] = value
-            # As Triton writes it down, so that its cache finds the program again.
-            attributes[i,] = []
-        elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = TYPES[value.dtype]
-            attributes[i,] = [["tt.divisibility", 16]]
-        else:
-            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-            if isinstance(value, int) and specialized and value % 16 == 0:
-                attributes[i,] = [["tt.divisibility", 16]]
-    return Program(
-        record,
-        capability,
-        triton.compile(
-            ASTSource(kernel, signature, constants, attributes),
-            target=GPUTarget("cuda", capability, 32),
-            options={name: record.arguments[name] for name in OPTIONS},
-        ),
-    )
+    kernel, target = record.kernel, GPUTarget("cuda", capability, 32)
+    backend = make_backend(target)
+    bind = create_function_from_signature(kernel.signature, kernel.params, backend)
+    bound, specialization, options = bind(**record.arguments)
+    packed = kernel._pack_args(backend, record.arguments, bound, specialization, options)
+    options, signature, constants, attributes = packed
+    source = ASTSource(kernel, signature, constants, attributes)
+    return Program(record, capability, triton.compile(source, target=target, options=vars(options)))

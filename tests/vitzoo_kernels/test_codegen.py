@@ -13,7 +13,11 @@ pytestmark = pytest.mark.skipif(
 )
 pytest.importorskip("triton")
 
-from vitzoo_kernels.dense import configs  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver  # noqa: E402
+from triton.runtime.jit import JITFunction  # noqa: E402
+from vitzoo_kernels import attention, attention_qkvpacked  # noqa: E402
+from vitzoo_kernels.dense import configs, launch, plans  # noqa: E402
 
 from benchmarks.ahead_of_time import SHARED_LIMIT, TENSOR_CORE, Call, compiled, launches_of  # noqa: E402
 
@@ -191,3 +195,76 @@ def test_no_tile_ships_for_triton_3_7_that_it_may_compile_to_wrong_reads(arch):
     ]
     assert table
     assert wrong == []
+
+
+class FakeDriver:
+    """A Hopper GPU that takes programs and runs none: Triton believes that it launches."""
+
+    def __init__(self, launched):
+        self.launched, self.utils = launched, self
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        return GPUTarget("cuda", 90, 32)
+
+    def get_device_properties(self, device):
+        return {"max_shared_mem": SHARED_LIMIT[90], "warpSize": 32, "max_num_regs": 65536, "multiprocessor_count": 132}
+
+    def load_binary(self, *arguments):
+        return None, None, 0, 0, 1024
+
+    def unload_module(self, module):
+        pass
+
+    def launcher_cls(self, source, metadata):
+        return lambda *arguments: self.launched.append(metadata.hash)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Let Triton's own launcher compile for a GPU that is not there; return what it launched, as hashes of programs."""
+    found = []
+    monkeypatch.setattr(launch, "_check_device", lambda q: None)
+    monkeypatch.setattr(launch, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(launch, "_plans", plans.Plans())
+    kernels = [kernel for kernel in vars(launch).values() if isinstance(kernel, JITFunction)]
+    for kernel in kernels:
+        monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
+    before = driver._active
+    driver.set_active(FakeDriver(found))
+    yield found
+    driver.set_active(before)
+
+
+def test_a_first_call_finds_the_programs_that_were_compiled_ahead_of_time(launched):
+    call = Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, lse_grad=False, packed_grads=True)
+    ahead = [compiled(record, 90).compiled.metadata.hash for record in launches_of(call, 90)]
+    qkv = torch.zeros(2, 197, 3, 3, 64, dtype=BF16, requires_grad=True)
+    for _ in range(2):
+        out = attention_qkvpacked(qkv)
+        torch.autograd.grad(out, qkv, torch.ones_like(out))
+    assert launched == ahead * 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "programs"),
+    [
+        # A model's own, for every size of image.
+        (lambda batch, tokens, heads: torch.zeros(batch, tokens, 3, heads, 64, dtype=BF16).unbind(2), [0, 0, 0, 1]),
+        # (B, H, N, D), where the distance of heads hangs on the number of tokens: one for all.
+        (
+            lambda batch, tokens, heads: torch.zeros(3, batch, heads, tokens, 64, dtype=BF16).transpose(2, 3).unbind(0),
+            [0, 0, 0, 0],
+        ),
+    ],
+    ids=["packed", "transposed"],
+)
+def test_a_new_size_of_image_needs_no_new_program(launched, layout, programs):
+    for batch, tokens, heads in ((2, 300, 2), (5, 300, 2), (2, 301, 2), (2, 300, 3)):
+        attention(*layout(batch, tokens, heads))
+    assert [list(dict.fromkeys(launched)).index(program) for program in launched] == programs

@@ -270,6 +270,8 @@ def image_and_head(index, num_heads):
 
     Offsets pass 2^31 elements in large batches, yet the division is of 32 bits: of 64 it takes some 100 instructions.
     """
+    # In the interpreter a loop counts in Python's integers, which know no constants.
+    index = tl.cast(index, tl.int32)
     return tl.cast(index // num_heads, tl.int64), tl.cast(index % num_heads, tl.int64), tl.cast(index, tl.int64)
 
 
