@@ -120,21 +120,14 @@ def attention_backward_whole_kernel(
     heads = (q_head, out_head, dout_head, lse_ptr + statistics, dq_head)
     strides = (q_strides[1], num_heads * HEAD_DIM, dout_strides[1], dq_strides[1], bias_stride_m, bias_stride_n)
     numbers = (scale_log2, threshold, dropout_scale)
-    # Queries that are fewer than a tile are one tile, the last of them again and again.
-    last = num_queries - BLOCK_M if FULL_M else 0
-    rows = _load_rows(heads, strides, 0, num_queries, HEAD_DIM, DIM, BLOCK_M, FULL_M)
+    query = _query(_load_rows(heads, dlse_head, strides, 0, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M))
     # Every tile of queries is masked: a second body for the last one would cost more registers than the mask.
     for start in range(0, num_queries, BLOCK_M):
-        # The next tile is on its way while this one is computed: a multiprocessor has no other program to turn to.
-        # After the last one it is that one again.
-        next_rows = _load_rows(
-            heads, strides, tl.minimum(start + BLOCK_M, last), num_queries, HEAD_DIM, DIM, BLOCK_M, FULL_M
-        )
-        sums = _add_queries(
-            rows, sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale,
+        sums, rows = _add_queries(
+            query, sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale,
             start, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M, MASK_N, NEGATIVE, PRECISION,
         )  # fmt: skip
-        rows = next_rows
+        query = _query(rows)
     _store_keys(dk_head, dv_head, dkv_strides[1], tiles, sums, mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS)
 
 
@@ -183,21 +176,36 @@ def _store_keys(
 
 @triton.jit
 def _load_rows(
-    heads, strides, first, num_queries, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
-    FULL_M: tl.constexpr,
+    heads, dlse_head, strides, start, num_queries, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK_M: tl.constexpr,
+    MASK_M: tl.constexpr, FULL_M: tl.constexpr,
 ):  # fmt: skip
-    """Return the rows of q and dout of a tile of queries."""
-    q_head, _, dout_head, _, _ = heads
-    q_stride, _, dout_stride, _, _, _ = strides
-    first, rows, _, own = rows_of_tile(first, num_queries, BLOCK_M, not FULL_M, False)
-    q = load_rows(q_head + first * q_stride, rows, q_stride, own, HEAD_DIM, DIM, False)
-    dout = load_rows(dout_head + first * dout_stride, rows, dout_stride, own, HEAD_DIM, DIM, False)
-    return q, dout
+    """Return the rows of q, dout and out of a tile of queries, and their lse and its gradient."""
+    q_head, out_head, dout_head, lse_head, _ = heads
+    q_stride, out_stride, dout_stride, _, _, _ = strides
+    first, offsets, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
+    q = load_rows(q_head + first * q_stride, offsets, q_stride, own, HEAD_DIM, DIM, False)
+    dout = load_rows(dout_head + first * dout_stride, offsets, dout_stride, own, HEAD_DIM, DIM, False)
+    out = load_rows(out_head + first * out_stride, offsets, out_stride, own, HEAD_DIM, DIM, False)
+    lse = tl.load(lse_head + first + offsets)  # (BLOCK_M,)
+    if MASK_M:
+        lse = tl.where(own, lse, float("inf"))
+    dlse = tl.zeros_like(lse)
+    if dlse_head is not None:
+        dlse = tl.load(dlse_head + first + offsets)
+    return q, dout, out, lse, dlse
+
+
+@triton.jit
+def _query(rows):
+    """Return what the products need of these rows: q, dout, lse and delta."""
+    q, dout, out, lse, dlse = rows
+    # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
+    return q, dout, lse, row_dots(out, dout) - dlse
 
 
 @triton.jit
 def _add_queries(
-    rows,
+    query,
     sums,
     tiles,
     heads,
@@ -221,25 +229,18 @@ def _add_queries(
     PRECISION: tl.constexpr,
 ):
     """Compute dq of BLOCK_M queries, and add what they give to dk and dv, the former not yet scaled."""
-    q, dout = rows
-    _, out_head, _, lse_head, dq_head = heads
-    _, out_stride, _, dq_stride, bias_stride_m, bias_stride_n = strides
+    q, dout, lse, delta = query
+    _, _, _, _, dq_head = heads
+    _, _, _, dq_stride, bias_stride_m, bias_stride_n = strides
     first, offsets, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
-    out = load_rows(out_head + first * out_stride, offsets, out_stride, own, HEAD_DIM, DIM, False)
-    # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
-    delta = row_dots(out, dout)  # (BLOCK_M,)
-    if dlse_head is not None:
-        delta -= tl.load(dlse_head + m)
-    lse = tl.load(lse_head + m)  # (BLOCK_M,)
-    if MASK_M:
-        lse = tl.where(own, lse, float("inf"))
-    dq, sums = _each_tile(
-        zero_rows(BLOCK_M, DIM), sums, tiles, (q, dout, lse, delta, m), bias_head, mask_row, seed_ptr, batch_head,
-        (bias_stride_m, bias_stride_n), numbers, MASK_N, NEGATIVE, PRECISION,
+    after = (heads, dlse_head, strides, start + BLOCK_M if FULL_M else 0, num_queries)
+    dq, sums, rows = _each_tile(
+        zero_rows(BLOCK_M, DIM), sums, tiles, (q, dout, lse, delta, m), after, bias_head, mask_row, seed_ptr, batch_head,
+        (bias_stride_m, bias_stride_n), numbers, HEAD_DIM, DIM, BLOCK_M, FULL_M, MASK_N, True, NEGATIVE, PRECISION,
     )  # fmt: skip
     dq_tile = dq_head + first * dq_stride
     store_rows(dq_tile, offsets, dq_stride, own, scaled_rows(dq, scale), HEAD_DIM, DIM, MASK_M)
-    return sums
+    return sums, rows
 
 
 @triton.jit
@@ -248,13 +249,19 @@ def _each_tile(
     sums,
     tiles,
     query,
+    after,
     bias_head,
     mask_row,
     seed_ptr,
     batch_head,
     bias_strides,
     numbers,
+    HEAD_DIM: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    FULL_M: tl.constexpr,
     MASK_N: tl.constexpr,
+    AHEAD: tl.constexpr,  # whether to load the next rows
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -271,14 +278,18 @@ def _each_tile(
     )  # fmt: skip
     # The tensor cores take both factors in one dtype; the sums stay float32.
     dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)
+    rows = ()
+    if AHEAD:
+        heads, dlse_head, strides, start, num_queries = after
+        rows = _load_rows(heads, dlse_head, strides, start, num_queries, HEAD_DIM, DIM, BLOCK_M, True, FULL_M)
     dscores = dscores.to(q[0].dtype)
     dk = add_products(dk, dscores, q, PRECISION)
     dq = add_products(dq, tl.trans(dscores), k, PRECISION)
     if LAST:
-        return dq, ((dk, dv),)
+        return dq, ((dk, dv),), rows
     else:
-        dq, others = _each_tile(
-            dq, sums[1:], tiles[1:], query, bias_head, mask_row, seed_ptr, batch_head, bias_strides, numbers,
-            MASK_N, NEGATIVE, PRECISION,
+        dq, others, _ = _each_tile(
+            dq, sums[1:], tiles[1:], query, after, bias_head, mask_row, seed_ptr, batch_head, bias_strides, numbers,
+            HEAD_DIM, DIM, BLOCK_M, FULL_M, MASK_N, False, NEGATIVE, PRECISION,
         )  # fmt: skip
-        return dq, ((dk, dv),) + others
+        return dq, ((dk, dv),) + others, rows

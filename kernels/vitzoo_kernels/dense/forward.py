@@ -99,9 +99,10 @@ def attention_forward_kernel(
         strides = (q_strides[1], k_strides[1], v_strides[1], num_heads * HEAD_DIM, bias_stride_m, bias_stride_n)
         numbers = (scale_log2, threshold, dropout_scale)
         if FULL_M:
-            if TAIL_M == 0:
+            if TAIL_M == 0 or TAIL_M == BLOCK_M:
+                first = tl.minimum(tile * BLOCK_M, rows - BLOCK_M)
                 _attend(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                    heads, bias_head, mask_row, seed_ptr, strides, numbers, first, rows, keys,
                     HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, NEGATIVE, PRECISION,
                 )  # fmt: skip
             elif tile < num_tiles - 1:
