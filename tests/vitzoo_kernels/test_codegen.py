@@ -99,6 +99,19 @@ def test_the_padding_of_tokens_and_head_dims_is_small(dim):
         assert computed / tokens**2 < 1.15, tokens
 
 
+def test_a_long_backward_loads_ahead_on_hopper_and_its_products_do_not_wait_for_each_other():
+    call = Call(dtype=BF16, head_dim=64, num_queries=577, num_keys=577)
+    records = [record for record in launches_of(call, 90) if "backward" in record.name]
+    assert len(records) == 2
+    for record in records:
+        program = compiled(record, 90)
+        assert "cp.async" in program.ptx, record.name
+        assert program.serialized == 0, record.name
+        record.arguments["SETTLED"] = False
+        assert compiled(record, 90).serialized > 0, record.name
+    assert not any(record.arguments.get("SETTLED") for record in launches_of(call, 100))
+
+
 def piece_sizes(head_dim):
     """Return the widths of the pieces that a head dim is split into."""
     rounded = -(-head_dim // 16) * 16

@@ -31,6 +31,7 @@ from vitzoo_kernels.dense.tiles import (
     row_products,
     rows_of_tile,
     scaled_rows,
+    settled,
     slopes,
     store_rows,
     zero_rows,
@@ -86,6 +87,7 @@ def attention_backward_q_kernel(
     BLOCK_N: tl.constexpr,
     FULL_N: tl.constexpr,
     TAIL_N: tl.constexpr,
+    SETTLED: tl.constexpr,  # whether a round of a loop waits for its products, see `settled`
     NEGATIVE: tl.constexpr,
     STRIDE_UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -144,6 +146,7 @@ def attention_backward_q_kernel(
                 dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, start, keys,
                 HEAD_DIM, DIM, BLOCK_N, False, NEGATIVE, PRECISION,
             )  # fmt: skip
+            dq = settled(dq, SETTLED)
     if TAIL_N > 0:
         # With packed sequences there may be several tails, or none; else there is one.
         if cu_k_ptr is not None:
@@ -152,6 +155,7 @@ def attention_backward_q_kernel(
                     dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, start, keys,
                     HEAD_DIM, DIM, TAIL_N, True, NEGATIVE, PRECISION,
                 )  # fmt: skip
+                dq = settled(dq, SETTLED)
         else:
             dq = _add_keys(
                 dq, queries, heads, bias_head, mask_row, seed_ptr, bias_strides, numbers, full_keys, keys,
@@ -249,6 +253,7 @@ def attention_backward_kv_kernel(
     BLOCK_N: tl.constexpr,
     FULL_M: tl.constexpr,
     TAIL_M: tl.constexpr,
+    SETTLED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     STRIDE_UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -304,6 +309,7 @@ def attention_backward_kv_kernel(
                 dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
                 HEAD_DIM, DIM, BLOCK_M, False, FULL_M, key_mask_ptr is not None, NEGATIVE, PRECISION,
             )  # fmt: skip
+            dk, dv = settled(dk, SETTLED), settled(dv, SETTLED)
     if TAIL_M > 0:
         if cu_q_ptr is not None:
             for start in range(full_queries, queries, TAIL_M):
@@ -311,6 +317,7 @@ def attention_backward_kv_kernel(
                     dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, start, queries,
                     HEAD_DIM, DIM, TAIL_M, True, False, False, NEGATIVE, PRECISION,
                 )  # fmt: skip
+                dk, dv = settled(dk, SETTLED), settled(dv, SETTLED)
         else:
             dk, dv = _add_queries(
                 dk, dv, own, heads, bias_head, seed_ptr, bias_strides, numbers, full_queries, queries,

@@ -25,6 +25,8 @@ from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, M
 LOG2_E = 1.4426950408889634
 # A scale of 0 must leave a masked score of -inf what it is, and 0 times -inf is NaN.
 SMALLEST_SCALE = 1e-37
+# Triton decided it when it was imported.
+INTERPRETED = not isinstance(attention_forward_kernel, triton.JITFunction)
 
 
 @dataclass(frozen=True)
@@ -301,7 +303,7 @@ def _plan_backward(
             **_options(whole),
         }
         return (Plan(attention_backward_whole_kernel, batch_heads, arguments, never=NOT_RAGGED),)
-    split = {**shared, "total_queries": q.shape[1], "scale": scale}
+    split = {**shared, "total_queries": q.shape[1], "scale": scale, "SETTLED": _settles(q.device)}
     tiles = _tiles("backward_q", q, extras, num_keys)
     for_queries = Plan(
         attention_backward_q_kernel,
@@ -391,6 +393,11 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
+def _settles(device: torch.device) -> bool:
+    """Return whether a loop's products must end with their round: on Hopper, where they run on by themselves."""
+    return _capability(device)[0] == 9 and not INTERPRETED
+
+
 def _tail(num_rows: int, block: int) -> int:
     """Return the tile for the rows that fill no block: a power of two from 16, or 0 when there are none."""
     left_over = num_rows % block
@@ -473,8 +480,7 @@ def _precision() -> str:
 
 
 def _check_device(q: Tensor) -> None:
-    interpreted = not isinstance(attention_forward_kernel, triton.JITFunction)
-    if interpreted:
+    if INTERPRETED:
         dtype = str(q.dtype).removeprefix("torch.")
         if dtype not in INTERPRETER_DTYPES:
             raise ValueError(

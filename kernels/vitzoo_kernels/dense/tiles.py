@@ -212,6 +212,25 @@ def add_products(total, weights, rows, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def settled(pieces, SETTLED: tl.constexpr):
+    """Return float32 pieces as they are; with SETTLED the products that made them have ended by then.
+
+    Hopper's products run while the program goes on. Triton leaves those of a pipelined loop running into its next
+    round, where the assembler finds that other instructions write the registers of the products that start there, and
+    then lets no two of them run at once (ptxas, C7515). An assembly text of no instructions needs the numbers, so
+    Triton waits for them before it.
+    """
+    if not SETTLED:
+        return pieces
+    else:
+        piece = tl.inline_asm_elementwise("", "=f,0", [pieces[0]], dtype=tl.float32, is_pure=True, pack=1)
+        if len(pieces) == 1:
+            return (piece,)
+        else:
+            return (piece,) + settled(pieces[1:], SETTLED)
+
+
+@triton.jit
 def row_dots(left, right):
     """Return the dot product of each row of left with that of right, (R,) float32."""
     total = tl.sum(left[0].to(tl.float32) * right[0].to(tl.float32), axis=1)
