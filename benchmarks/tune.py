@@ -28,7 +28,7 @@ from benchmarks import kernels, machine, tables, timing
 from benchmarks.calls import draw_inputs, make_call
 from benchmarks.choose import why_not
 from benchmarks.correct import Judge
-from benchmarks.peers import OURS, Peer
+from benchmarks.peers import OURS, make_peer
 from benchmarks.shapes import HEADS, Shape
 
 # The backward of one program a head is not here: its only rival is the other two together, and only
@@ -93,7 +93,7 @@ def tune(
 ) -> dict[str, Any]:
     """Return the table's entry for a problem: the winner among configurations that fit, and how it did."""
     shape = Shape(BATCH, problem.tokens, HEADS[problem.head_dim], problem.head_dim)
-    peer = Peer(OURS, kernels.attention)
+    peer = make_peer(OURS, shape)
     sets = draw_inputs(shape, kernels.DTYPES[problem.dtype], device, cache_bytes=cache_bytes, seed=0)
     judge = Judge(sets.qkv[0], sets.dout[0], shape)
     call = make_call(peer, problem.kernel.split("_")[0], sets)
