@@ -40,21 +40,13 @@ def test_narrow_loads_and_serialized_products_are_seen():
 
 @compiles
 def test_what_ships_is_compiled_as_the_launcher_asks_and_nothing_stays_patched():
-    rows = codegen.compile_job((90, "plain", "bf16", 64, [197, 197], False))
+    rows = codegen.compile_job((90, "plain", "bf16", 64, [197, 197]))
     names = ["attention_forward_kernel", "attention_backward_whole_kernel", "attention_forward_whole_kernel"]
     assert [row.name.split()[1] for row in rows] == names
     assert all("wgmma.mma_async" in row.line and row.problems == () for row in rows)
     assert "BLOCK_M=64" in rows[0].line
     with pytest.raises(ValueError, match="attention got tensors on cpu"):
         kernels.attention(*torch.zeros(1, 5, 3, 1, 64).unbind(2))
-
-
-def test_programs_as_benchmarked_have_the_heads_and_the_gradients_of_the_benchmarks():
-    calls = codegen.benchmarked(kernels.Problem("forward", "bf16", 72, 768).calls(577))
-    assert [(call.num_heads, call.packed_grads, call.lse_grad) for call in calls] == [
-        (16, False, False),
-        (16, True, False),
-    ]
 
 
 @compiles
