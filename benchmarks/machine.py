@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import signal
 import statistics
@@ -78,6 +79,13 @@ def read_commit() -> str:
             "where files differ from it"
         )
     return done.stdout.strip()
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a record; who is stopped meanwhile leaves the earlier one whole."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(path)
 
 
 def nvidia_smi(fields: str) -> str:

@@ -69,6 +69,22 @@ def test_the_launcher_can_do_without_the_kernels_for_whole_heads():
 
 
 @compiles
+def test_the_bare_launch_is_seen_though_the_same_call_was_made_before(monkeypatch):
+    launched = []
+
+    class Program:
+        def __getitem__(self, grid):
+            return lambda *arguments: launched.append((grid, arguments[0]))
+
+    monkeypatch.setattr(kernels.launch, "_check_device", lambda q: None)
+    monkeypatch.setattr(kernels.JITFunction, "run", lambda kernel, *args, **kwargs: Program())
+    q, k, v = torch.randn(1, 5, 3, 1, 64).unbind(2)
+    kernels.attention(q, k, v)
+    kernels.bare_forward(q, k, v)()
+    assert launched == [((1, 1, 1), q)]
+
+
+@compiles
 def test_tiles_that_spill_are_dropped_before_they_are_timed():
     problem = kernels.Problem("forward", "bf16", 128, 768)
     shipped = kernels.candidates(problem, 90)[0]
