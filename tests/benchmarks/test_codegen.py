@@ -96,6 +96,17 @@ def test_tiles_that_spill_are_dropped_before_they_are_timed():
     assert kernels.shipped(problem, 90) == shipped
 
 
+@compiles
+def test_what_is_timed_is_compiled_in_another_process(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tune, "why_not", lambda problem, tiles, capability: None)
+    monkeypatch.setattr(tune, "compiled", lambda launch, capability: seen.append((launch.name, launch.arguments)))
+    tiles = kernels.TileConfig(block_m=32, block_n=64, num_warps=4, num_stages=1)
+    assert tune.prepare(kernels.Problem("backward_q", "bf16", 64, 256), tiles, 90) is None
+    found = [(name, arguments["BLOCK_M"], arguments["num_heads"].value) for name, arguments in seen]
+    assert found == [("attention_backward_q_kernel", 32, 12)] * 2
+
+
 def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_more(monkeypatch):
     monkeypatch.setattr(
         choose, "why_not", lambda problem, tiles, capability: "spills" if tiles.num_warps == 4 else None
@@ -149,6 +160,9 @@ def test_a_table_is_sorted_and_keeps_what_was_timed(tmp_path):
     assert len(path.read_text().splitlines()) == 5
     found = [(e["head_dim"], e["tiles"][2]) for e in json.loads(path.read_text())["entries"]]
     assert found == [(64, 1), (80, 4), (128, 2)]
+    timed = [tables.is_timed(path, kernels.Problem("forward", "bf16", *sizes)) for sizes in ((128, 64), (128, 256))]
+    assert timed == [True, False]
+    assert not tables.is_timed(path, kernels.Problem("forward", "bf16", 80, 64))
     tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 80, 64).key)
     tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 128, 64).key)
     assert [e["head_dim"] for e in json.loads(path.read_text())["entries"]] == [64, 128]
