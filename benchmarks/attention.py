@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import kernels, launch_cost, machine, peers, shapes, timing
+from benchmarks import kernels, launch_cost, machine, peers, records, shapes, timing
 from benchmarks.calls import InputSets, draw_inputs, make_call
 from benchmarks.correct import Judge
 
@@ -54,7 +54,7 @@ def main() -> int:
 
     def save() -> None:
         if path:
-            machine.write_json(path, record)
+            records.write_json(path, record)
 
     with machine.ClockLog(device) as clocks:
         if options.suite == "launch":

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 import signal
 import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 
+from benchmarks.records import read_commit
 from benchmarks.timing import CudaStopwatch, HostStopwatch
 
-ROOT = Path(__file__).resolve().parent.parent
 # Vendor's data sheets: dense 16-bit matrix FLOP/s, bytes/s.
 DATASHEET = {
     "NVIDIA H200": (989e12, 4.8e12),
@@ -63,29 +61,6 @@ def describe(device: torch.device, *, commit: str | None = None) -> dict[str, An
             "power_limit_w": nvidia_smi("power.limit"),
         }
     return described
-
-
-def read_commit() -> str:
-    """Return the checkout's commit, ending in -dirty where tracked files differ from it.
-
-    Raises:
-        RuntimeError: this is no git checkout.
-    """
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(
-            f"which commit is measured? git says: {done.stderr.strip()}; pass --commit, with -dirty at its end "
-            "where files differ from it"
-        )
-    return done.stdout.strip()
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record; who is stopped meanwhile leaves the earlier one whole."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(path)
 
 
 def nvidia_smi(fields: str) -> str:

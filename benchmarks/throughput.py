@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import vitzoo
-from benchmarks import machine
+from benchmarks import machine, records
 from benchmarks.timing import interleave, ratio, spread, within_budget
 
 # Models by timm's name, which is vitzoo's, with the side of an image; the first are what matters most.
@@ -102,10 +102,10 @@ def run(
                 print(line(row), flush=True)
             record["not_run"] = [asdict(other) for other in left]
             if out:
-                machine.write_json(out, record)
+                records.write_json(out, record)
     record["clocks"] = clocks.summary
     if out:
-        machine.write_json(out, record)
+        records.write_json(out, record)
     if record["not_run"]:
         print(f"{len(record['not_run'])} cases not reached")
     return 1 if record["failed"] else 0
