@@ -36,7 +36,10 @@ ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
 }
 # Another version's warnings are no failures here: they are shown. Each test compiles, so there is a worker a core.
-PYTEST = "-m pytest -m gpu -p xdist.plugin -n {cores} --dist worksteal -p no:cacheprovider -W default -v --tb=short"
+PYTEST = (
+    "-m pytest -m gpu -p xdist.plugin -n {cores} --dist worksteal -p no:cacheprovider -W default -v --tb=short "
+    "--continue-on-collection-errors"
+)
 KERNEL_TESTS = "tests/vitzoo_kernels/test_gpu.py tests/vitzoo_kernels/test_conformance.py"
 # ViT's and DINO's lengths, at batches that fill a GPU.
 KEY_SHAPES = "--head-dims 64 --tokens 197 257 261 577 --batches 128 32"

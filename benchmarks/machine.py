@@ -64,9 +64,10 @@ def describe(device: torch.device, *, commit: str | None = None) -> dict[str, An
 
 
 def nvidia_smi(fields: str) -> str:
-    """Return what nvidia-smi says of the first GPU, without units."""
+    """Return what nvidia-smi says of the first GPU, without units, or why it says nothing."""
     command = ["nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip()
 
 
 class ClockLog:
