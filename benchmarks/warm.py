@@ -37,14 +37,15 @@ def main() -> None:
     options = parser.parse_args()
     suite = shapes.vit_suite(tokens=options.tokens, head_dims=options.head_dims, batches=options.batches)
     capability = options.capability or _capability()
-    # As they are, and with the kernels that run in place of those for whole heads.
-    jobs = list(programs(suite, options.dtype, capability, ((), kernels.WHOLE)))
     started = time.monotonic()
     # Spawned, not forked: torch has threads by now.
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(compile_job, job) for job in jobs]):
+        # As they are, and with the kernels that run in place of those for whole heads.
+        jobs = programs(suite, options.dtype, capability, ((), kernels.WHOLE))
+        compiling = [pool.submit(compile_job, job) for job in jobs]
+        for done in as_completed(compiling):
             done.result()
-    print(f"{len(jobs)} programs for sm_{capability} in {time.monotonic() - started:.0f} s")
+    print(f"{len(compiling)} programs for sm_{capability} in {time.monotonic() - started:.0f} s")
 
 
 def programs(
