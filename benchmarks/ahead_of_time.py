@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -110,7 +110,7 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
         max_q=call.num_queries,
         max_k=call.num_keys,
     )
-    with _recorded(divmod(capability, 10)) as records:
+    with recorded(divmod(capability, 10)) as records:
         out, lse = launch.attention_forward(q, k, v, call.head_dim**-0.5, extras)
         dlse = lse if call.lse_grad else None
         into = (q, k, v) if call.packed_grads else None
@@ -122,8 +122,8 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
 
 
 @contextmanager
-def _recorded(capability: tuple[int, int]) -> Iterator[list[Launch]]:
-    """Let the launcher record its launches for such a GPU."""
+def recorded(capability: tuple[int, int]) -> Iterator[list[Launch]]:
+    """Let the launcher record its launches for such a GPU, whatever the device of the tensors."""
     records: list[Launch] = []
 
     class Recorder:
@@ -242,11 +242,21 @@ def disassembled(cubin: bytes) -> str:
 
 def compiled(record: Launch, capability: int) -> Program:
     """Compile a launch for a compute capability such as 90, as Triton would at its first call."""
+    source, target, options = _asked(record, capability)
+    return Program(record, capability, triton.compile(source, target=target, options=vars(options)))
+
+
+def same_program(record: Launch, capability: int) -> Hashable:
+    """Return what two launches have in common when they run the same program."""
+    source, _, options = _asked(record, capability)
+    return source.hash(), options.hash()
+
+
+def _asked(record: Launch, capability: int) -> tuple[ASTSource, GPUTarget, Any]:
     kernel, target = record.kernel, GPUTarget("cuda", capability, 32)
     backend = make_backend(target)
     bind = create_function_from_signature(kernel.signature, kernel.params, backend)
     bound, specialization, options = bind(**record.arguments)
     packed = kernel._pack_args(backend, record.arguments, bound, specialization, options)
     options, signature, constants, attributes = packed
-    source = ASTSource(kernel, signature, constants, attributes)
-    return Program(record, capability, triton.compile(source, target=target, options=vars(options)))
+    return ASTSource(kernel, signature, constants, attributes), target, options

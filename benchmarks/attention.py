@@ -1,6 +1,6 @@
 """vitzoo's attention against PyTorch's and others', at the shapes of Vision Transformers.
 
-    python -m benchmarks.attention --suite vit [--dtype bf16] [--budget-s 540] [--out FILE]
+    python -m benchmarks.attention --suite vit [--dtype bf16] [--budget-s 540] [--out FILE [--resume]]
     python -m benchmarks.attention --suite launch [--out FILE]
     TRITON_INTERPRET=1 python -m benchmarks.attention --device cpu --dtype fp32 --quick
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import kernels, launch_cost, machine, peers, shapes, timing
+from benchmarks import kernels, launch_cost, machine, peers, records, shapes, timing
 from benchmarks.calls import InputSets, draw_inputs, make_call
 from benchmarks.correct import Judge
 
@@ -44,14 +44,17 @@ def main() -> int:
         "machine": machine.describe(device, commit=options.commit),
         "rows": [],
         "wrong": [],
+        "begun": [],
         "not_run": [],
         "clocks": {},
     }
+    path = options.out / file_name(record) if options.out and options.out.is_dir() else options.out
+    if options.resume and path.exists():
+        record = resumed(path, record)
 
     def save() -> None:
-        if options.out:
-            path = options.out / file_name(record) if options.out.is_dir() else options.out
-            path.write_text(json.dumps(record, indent=1) + "\n")
+        if path:
+            records.write_json(path, record)
 
     with machine.ClockLog(device) as clocks:
         if options.suite == "launch":
@@ -90,10 +93,28 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--commit", help="what is measured, where this is no git checkout; -dirty at its end if so")
     parser.add_argument("--out", type=Path, help="write JSON, after every shape, to this file or folder")
+    parser.add_argument("--resume", action="store_true", help="add to what is in that file, but for shapes begun there")
     options = parser.parse_args()
+    if options.resume and not (options.out and options.suite == "vit"):
+        parser.error("--resume goes on with a file of the suite vit: name it with --out")
     if peers.OURS not in options.peers:
         parser.error(f"ratios are against {peers.OURS}: name it among --peers")
     return options
+
+
+def resumed(path: Path, new: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of an earlier run, to go on with; it lists the runs that it is put together from.
+
+    Raises:
+        ValueError: it is of another machine, commit, dtype or choice of kernels.
+    """
+    old: dict[str, Any] = json.loads(path.read_text())
+    for name in ("device", "commit", "torch", "triton", "suite", "dtype", "quick", "without"):
+        was, now = (record["machine"].get(name, record.get(name)) for record in (old, new))
+        if was != now:
+            raise ValueError(f"{path} is of {name} {was}, this run of {now}: name another --out, or leave out --resume")
+    earlier = {name: old[name] for name in ("machine", "peaks", "clocks")}
+    return old | {"machine": new["machine"], "earlier": [*old.get("earlier", []), earlier]}
 
 
 def file_name(record: dict[str, Any]) -> str:
@@ -120,8 +141,12 @@ def run_vit(
             head_dims=options.head_dims or shapes.HEAD_DIMS,
             batches=options.batches or shapes.BATCHES,
         )
+    # A shape that ended an earlier run, whatever it was, must not end this one too.
+    suite = [shape for shape in suite if str(shape) not in record["begun"]]
     record["not_run"] = [str(shape) for shape in suite]
     for shape, left in timing.within_budget(suite, options.budget_s):
+        record["begun"].append(str(shape))
+        save()
         sets = draw_inputs(
             shape, dtype, device, cache_bytes=record["machine"].get("cache_bytes", 0), seed=shape.tokens + shape.batch
         )
@@ -130,7 +155,12 @@ def run_vit(
             record["wrong"].append(f"{peers.OURS} {shape} {options.dtype}: {reasons[peers.OURS]}")
         else:
             for direction in options.directions:
-                row = measure(usable, dict(reasons), shape, direction, sets, quick=options.quick)
+                try:
+                    row = measure(usable, dict(reasons), shape, direction, sets, quick=options.quick)
+                except RuntimeError as error:
+                    reason = peers.why_not(error, [])
+                    record["wrong"].append(f"{peers.OURS} {shape} {options.dtype} {direction}: {reason}")
+                    continue
                 record["rows"].append(with_roofline(row, shape, direction, dtype, record["peaks"]["measured"]))
         record["not_run"] = [str(shape) for shape in left]
         save()

@@ -136,7 +136,7 @@ def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
     if problem.kernel.endswith("whole"):
         # As many as there is room for, and fewer, so that the last of them are masked.
         tokens = (problem.max_tokens, problem.max_tokens - 11)
-    for launch in launches(problem, tiles, capability, *tokens):
+    for launch in launches(problem, tiles, capability, problem.calls(*tokens)):
         try:
             program = compiled(launch, capability)
         except Exception as error:  # Triton raises what its passes happen to say of tiles that they cannot place

@@ -2,14 +2,12 @@
 
     python -m benchmarks.codegen [--capability 80 90 100 120] [--dtypes bf16] [--head-dims 64 72] [--tokens 197]
 
-Prints a row for every distinct program and exits with 1 when one breaks a limit, with the reasons below the table. With
-`--as-benchmarked` they are the programs that `benchmarks.attention` runs, and Triton's cache then has them.
+Prints a row for every distinct program and exits with 1 when one breaks a limit, with the reasons below the table.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import multiprocessing
 import sys
 from collections.abc import Iterator
@@ -19,14 +17,13 @@ from itertools import product
 
 from vitzoo_kernels.dense import configs
 
-from benchmarks.ahead_of_time import SHARED_LIMIT, Call, Program, compiled, launches_of
+from benchmarks.ahead_of_time import SHARED_LIMIT, Program, compiled, launches_of
 from benchmarks.kernels import DTYPES, Problem, matmul_precision
-from benchmarks.shapes import HEADS
 
 HEAD_DIMS = (16, 32, 48, 64, 72, 80, 88, 96, 104, 112, 128)
 # One for every bucket, and the lengths that end in every tail a ViT has.
 TOKENS = (50, 197, 257, 577)
-Job = tuple[int, str, str, int, list[int], bool]
+Job = tuple[int, str, str, int, list[int]]
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,10 @@ def main() -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--head-dims", nargs="+", type=int, default=HEAD_DIMS)
     parser.add_argument("--tokens", nargs="+", type=int, default=TOKENS)
-    parser.add_argument("--as-benchmarked", action="store_true", help="with the heads and gradients of the benchmarks")
     parser.add_argument("--jobs", type=int, default=2, help="processes that compile")
     options = parser.parse_args()
     axes = product(options.capability, options.features, options.dtypes, options.head_dims)
-    jobs = [(*job, options.tokens, options.as_benchmarked) for job in axes]
+    jobs = [(*job, options.tokens) for job in axes]
     rows: list[Row] = []
     print(HEADER)
     for found in _all(jobs, options.jobs):
@@ -65,27 +61,18 @@ def main() -> int:
 
 
 def compile_job(job: Job) -> list[Row]:
-    """Return the distinct programs of (capability, features, dtype, head dim, numbers of tokens, as benchmarked)."""
-    capability, features, dtype, head_dim, tokens, as_benchmarked = job
+    """Return the distinct programs of (capability, features, dtype, head dim, numbers of tokens)."""
+    capability, features, dtype, head_dim, tokens = job
     rows: dict[str, Row] = {}
     with matmul_precision("high" if dtype == "tf32" else "highest"):
         # With few heads and with many, which have other kernels.
         for kernel in ("forward", "forward_whole"):
             calls = Problem(kernel, dtype, head_dim, configs.UNBOUNDED, features).calls(*tokens)
-            for call in benchmarked(calls) if as_benchmarked else calls:
+            for call in calls:
                 for launch in launches_of(call, capability):
                     row = describe(compiled(launch, capability), f"{features} {dtype}", head_dim)
                     rows[row.line] = row
     return list(rows.values())
-
-
-def benchmarked(calls: list[Call]) -> list[Call]:
-    """Return calls as `benchmarks.attention` makes them: q, k and v have gradients of their own, or one for all."""
-    return [
-        dataclasses.replace(call, num_heads=HEADS[call.head_dim], lse_grad=False, packed_grads=packed)
-        for call in calls
-        for packed in (False, True)
-    ]
 
 
 HEADER = f"{'sm':>3} {'kernel':34} {'inputs':12} {'D':>3} {'regs':>4} {'spill':>5} {'shared':>7} product / constants"

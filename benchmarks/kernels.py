@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -20,6 +20,7 @@ from vitzoo_kernels.dense.configs import Key, TileConfig
 from vitzoo_kernels.dense.plans import Plans
 
 from benchmarks.ahead_of_time import Call, Launch, launches_of
+from benchmarks.shapes import Shape
 
 # One program does a whole head; where they do not run, one does a tile.
 WHOLE = ("forward_whole", "backward_whole")
@@ -123,8 +124,25 @@ def configured(problem: Problem, tiles: TileConfig) -> Iterator[None]:
         yield
 
 
-def launches(problem: Problem, tiles: TileConfig, capability: int, *tokens: int) -> list[Launch]:
-    """Return the launches of a problem's kernel with these tiles, one for each of its calls; no table is asked.
+def timed_calls(shape: Shape, dtype: torch.dtype) -> list[Call]:
+    """Return the calls that are timed at a shape: q, k and v have gradients of their own, or one for all."""
+    return [
+        Call(
+            dtype=dtype,
+            head_dim=shape.head_dim,
+            num_queries=shape.tokens,
+            num_keys=shape.tokens,
+            num_heads=shape.heads,
+            batch=shape.batch,
+            lse_grad=False,
+            packed_grads=packed,
+        )
+        for packed in (False, True)
+    ]
+
+
+def launches(problem: Problem, tiles: TileConfig, capability: int, calls: Sequence[Call]) -> list[Launch]:
+    """Return the launches of a problem's kernel with these tiles, those of each call; no table is asked.
 
     Raises:
         RuntimeError: the launcher does not use the kernel there.
@@ -138,7 +156,7 @@ def launches(problem: Problem, tiles: TileConfig, capability: int, *tokens: int)
     found = []
     precision = matmul_precision("high" if problem.dtype == "tf32" else "highest")
     with precision, mock.patch.object(configs, "find", find):
-        for call in problem.calls(*tokens):
+        for call in calls:
             name = f"attention_{problem.kernel}_kernel"
             own = [launch for launch in launches_of(call, capability) if launch.name == name]
             if not own:
@@ -147,10 +165,8 @@ def launches(problem: Problem, tiles: TileConfig, capability: int, *tokens: int)
     return found
 
 
-def bare_forward(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object] | None:
-    """Return the launch of the compiled forward kernel alone, the least that a call costs; None without a GPU."""
-    if not q.is_cuda:
-        return None
+def bare_forward(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
+    """Return the launch of the compiled forward kernel alone, the least that a call costs."""
     seen: dict[str, Any] = {}
     run = JITFunction.run
 
@@ -162,7 +178,9 @@ def bare_forward(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object] | None
 
     JITFunction.run = remember
     try:
-        attention(q, k, v)
+        # From its second call on a plan does not ask Triton.
+        with mock.patch.object(launch, "_plans", Plans()):
+            attention(q, k, v)
     finally:
         JITFunction.run = run
     if not seen:

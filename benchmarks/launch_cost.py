@@ -38,8 +38,8 @@ def measure(names: Sequence[str], dtype: torch.dtype, device: torch.device, *, q
                 if name == peers.OURS:
                     raise
                 reasons[name] = peers.why_not(error, [])
-        if direction == "forward" and (bare := kernels.bare_forward(*qkv.unbind(2))):
-            runs["bare launch"] = bare
+        if direction == "forward" and qkv.is_cuda:
+            runs["bare launch"] = kernels.bare_forward(*qkv.unbind(2))
         times = host_times(runs, device, rounds=rounds, calls=calls)
         candidates: dict[str, Any] = {name: microseconds(seconds) for name, seconds in times.items()}
         candidates |= {name: {"reason": reason} for name, reason in reasons.items()}

@@ -9,15 +9,14 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import triton
 
+from benchmarks.records import read_commit
 from benchmarks.timing import CudaStopwatch, HostStopwatch
 
-ROOT = Path(__file__).resolve().parent.parent
 # Vendor's data sheets: dense 16-bit matrix FLOP/s, bytes/s.
 DATASHEET = {
     "NVIDIA H200": (989e12, 4.8e12),
@@ -64,26 +63,11 @@ def describe(device: torch.device, *, commit: str | None = None) -> dict[str, An
     return described
 
 
-def read_commit() -> str:
-    """Return the checkout's commit, ending in -dirty where tracked files differ from it.
-
-    Raises:
-        RuntimeError: this is no git checkout.
-    """
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(
-            f"which commit is measured? git says: {done.stderr.strip()}; pass --commit, with -dirty at its end "
-            "where files differ from it"
-        )
-    return done.stdout.strip()
-
-
 def nvidia_smi(fields: str) -> str:
-    """Return what nvidia-smi says of the first GPU, without units."""
+    """Return what nvidia-smi says of the first GPU, without units, or why it says nothing."""
     command = ["nvidia-smi", "--id=0", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip()
 
 
 class ClockLog:

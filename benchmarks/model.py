@@ -35,18 +35,23 @@ BATCHES = (1, 8)
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_MAX_": "0"}
 
 
-def main() -> None:
-    """Run the benchmark and print its table."""
+def main() -> int:
+    """Run the benchmark, print its table, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--cpu", action="store_true", help="create, forward, forward and backward, in float32")
     where.add_argument("--gpu", action="store_true", help="throughput of inference and training, in bfloat16")
     parser.add_argument("--budget-s", type=float, help="with --gpu: start no other case after so long; 540")
+    parser.add_argument("--modes", nargs="+", choices=throughput.MODES, help="with --gpu: only these; both")
     parser.add_argument("--commit", help="with --gpu: what is measured, where this is no git checkout")
     parser.add_argument("--quick", action="store_true", help="a few repeats of a small model: shows that it runs")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
-    for option, value in (("--budget-s", options.budget_s), ("--commit", options.commit)):
+    for option, value in (
+        ("--budget-s", options.budget_s),
+        ("--modes", options.modes),
+        ("--commit", options.commit),
+    ):
         if options.cpu and value is not None:
             parser.error(f"{option} goes with --gpu")
     if options.gpu:
@@ -55,8 +60,10 @@ def main() -> None:
             parser.error("--gpu needs a CUDA GPU: there is none")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         budget_s = 540.0 if options.budget_s is None else options.budget_s
-        throughput.run(device, quick=options.quick, budget_s=budget_s, commit=options.commit, out=options.out)
-        return
+        modes = options.modes or throughput.MODES
+        return throughput.run(
+            device, quick=options.quick, budget_s=budget_s, commit=options.commit, out=options.out, modes=modes
+        )
     if KEEP_MEMORY.items() - os.environ.items():
         os.execve(sys.executable, [sys.executable, "-m", "benchmarks.model", *sys.argv[1:]], os.environ | KEEP_MEMORY)
     device = torch.device("cpu")
@@ -74,6 +81,7 @@ def main() -> None:
     if options.out:
         record = {"machine": describe_machine(device), "rows": rows}
         options.out.write_text(json.dumps(record, indent=2) + "\n")
+    return 0
 
 
 def measure_model(name: str, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
@@ -150,4 +158,4 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,14 +33,21 @@ class Unavailable(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Peer:
-    """One attention: from q, k and v, and from the packed (B, N, 3, H, D) tensor that a ViT's qkv layer makes."""
+    """One attention.
+
+    Args:
+        name: one of `NAMES`.
+        attend: takes q, k and v.
+        packed: takes the (B, N, 3, H, D) tensor that a ViT's qkv layer makes, where there is such a function.
+    """
 
     name: str
     attend: Attend
+    packed: Callable[[Tensor], Tensor] | None = None
 
     def attend_packed(self, qkv: Tensor) -> Tensor:
         """Return the attention of a packed tensor, (B, N, H, D)."""
-        return self.attend(*qkv.unbind(2))
+        return self.attend(*qkv.unbind(2)) if self.packed is None else self.packed(qkv)
 
     def detail(self, q: Tensor, k: Tensor, v: Tensor) -> str | None:
         """Return which of its implementations runs, where the peer chooses one."""
@@ -57,9 +64,9 @@ def make_peer(name: str, shape: Shape) -> Peer:
         Unavailable: it is not installed, or is not made for this shape.
     """
     if name == OURS:
-        from vitzoo_kernels import attention
+        from vitzoo_kernels import attention, attention_qkvpacked
 
-        return Peer(name, attention)
+        return Peer(name, attention, attention_qkvpacked)
     if name == "sdpa":
         return Peer(name, _sdpa)
     if name in SDPA_BACKENDS:
@@ -67,7 +74,8 @@ def make_peer(name: str, shape: Shape) -> Peer:
     if name == "flex":
         return Peer(name, _flex(shape))
     if name == "flash-attn":
-        return Peer(name, _module("flash_attn").flash_attn_func)
+        module = _module("flash_attn")
+        return Peer(name, module.flash_attn_func, module.flash_attn_qkvpacked_func)
     if name == "fa3":
         function = _module("flash_attn_interface").flash_attn_func
         return Peer(name, lambda q, k, v: _first(function(q, k, v)))

@@ -53,5 +53,12 @@ def write_entries(path: Path, entries: Iterable[dict[str, Any]], *, drop: config
     path.write_text(f'{{"entries": [\n{rows}\n]}}\n')
 
 
+def is_timed(path: Path, problem: Problem) -> bool:
+    """Return whether a file has an entry for a problem that was timed."""
+    entries = configs.read_entries(path) if path.exists() else []
+    wanted = _key(entry_of(problem, TileConfig(0, 0, 0, 0)))
+    return any(_key(entry) == wanted and "measured_on" in entry for entry in entries)
+
+
 def _key(entry: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(entry[name] for name in KEY)

@@ -10,7 +10,7 @@ A call ends when the GPU is done, so that the host's time counts where it is wha
 from __future__ import annotations
 
 import gc
-import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 import vitzoo
-from benchmarks import machine
+from benchmarks import machine, records
 from benchmarks.timing import interleave, ratio, spread, within_budget
 
 # Models by timm's name, which is vitzoo's, with the side of an image; the first are what matters most.
@@ -37,6 +37,7 @@ MODELS = (
     ("vit_large_patch16_384", 384),
 )
 BATCHES = (256, 1, 32)
+MODES = ("eager", "compiled")
 CANDIDATES = {"vitzoo": "triton", "vitzoo sdpa": "sdpa", "timm": None}
 
 
@@ -49,6 +50,11 @@ class Case:
     batch: int
     compiled: bool
     training: bool
+
+    @property
+    def mode(self) -> str:
+        """One of `MODES`."""
+        return MODES[self.compiled]
 
 
 def cases(*, models: Sequence[tuple[str, int]] = MODELS, batches: Sequence[int] = BATCHES) -> list[Case]:
@@ -63,41 +69,59 @@ def cases(*, models: Sequence[tuple[str, int]] = MODELS, batches: Sequence[int] 
     return [case for _, case in sorted(order, key=lambda pair: (pair[1].compiled, pair[0]))]
 
 
-def run(device: torch.device, *, quick: bool, budget_s: float, commit: str | None, out: Path | None) -> None:
-    """Measure what the budget allows, write JSON after every case, and print the table."""
-    todo = cases()
+def run(
+    device: torch.device,
+    *,
+    quick: bool,
+    budget_s: float,
+    commit: str | None,
+    out: Path | None,
+    modes: Sequence[str] = MODES,
+) -> int:
+    """Measure what the budget allows, write JSON after every case, print the table, and return the exit status."""
+    todo = cases(models=(("vit_tiny_patch16_224", 32),), batches=(2,)) if quick else cases()
+    todo = [case for case in todo if case.mode in modes]
     candidates = dict(CANDIDATES)
-    if quick:
-        todo = cases(models=(("vit_tiny_patch16_224", 32),), batches=(2,))
     if device.type == "cpu":
         # The kernel needs a GPU.
         del candidates["vitzoo"]
     record: dict[str, Any] = {"machine": machine.describe(device, commit=commit), "dtype": "bf16", "rows": []}
-    record["not_run"] = [asdict(case) for case in todo]
+    record |= {"not_run": [asdict(case) for case in todo], "failed": []}
     with machine.ClockLog(device) as clocks:
         for case, left in within_budget(todo, budget_s):
-            row = measure(case, candidates, device, quick=quick)
-            record["rows"].append(row)
+            try:
+                row = measure(case, candidates, device, quick=quick)
+            except (
+                Exception
+            ) as error:  # one that is wrong, or that a compiler cannot make, is no reason to end the rest
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                record["failed"].append({**asdict(case), "reason": said})
+                print(f"{case}: {said}", file=sys.stderr, flush=True)
+            else:
+                record["rows"].append(row)
+                print(line(row), flush=True)
             record["not_run"] = [asdict(other) for other in left]
             if out:
-                out.write_text(json.dumps(record, indent=1) + "\n")
-            print(line(row), flush=True)
+                records.write_json(out, record)
     record["clocks"] = clocks.summary
     if out:
-        out.write_text(json.dumps(record, indent=1) + "\n")
+        records.write_json(out, record)
     if record["not_run"]:
         print(f"{len(record['not_run'])} cases not reached")
+    return 1 if record["failed"] else 0
 
 
 def measure(case: Case, candidates: dict[str, str | None], device: torch.device, *, quick: bool) -> dict[str, Any]:
     """Return one row: each candidate's images a second and peak memory, and the ratio to timm's time."""
     torch.manual_seed(0)
-    plain = timm.create_model(case.model, img_size=case.size, num_classes=1000)
+    # Made where they run: drawing the weights of a ViT-B takes a CPU seconds.
+    with device:
+        plain = timm.create_model(case.model, img_size=case.size, num_classes=1000)
     images = torch.randn(case.batch, 3, case.size, case.size, device=device, dtype=torch.bfloat16)
     found: dict[str, Any] = {name: {} for name in candidates}
     runs: dict[str, Callable[[], None]] = {}
     with torch.no_grad():
-        truth = plain.to(device).eval()(images[:2].float())
+        truth = plain.eval()(images[:2].float())
     for name, attn in candidates.items():
         try:
             model = build(case, attn, plain, device)
@@ -134,12 +158,13 @@ def measure(case: Case, candidates: dict[str, str | None], device: torch.device,
 
 def build(case: Case, attn: str | None, plain: nn.Module, device: torch.device) -> nn.Module:
     """Return a candidate with timm's weights: vitzoo's model on a backend, or timm's own."""
-    if attn is None:
-        model = timm.create_model(case.model, img_size=case.size, num_classes=1000)
-    else:
-        model = vitzoo.create(case.model, img_size=case.size, num_classes=1000, attn=attn)
+    with device:
+        if attn is None:
+            model = timm.create_model(case.model, img_size=case.size, num_classes=1000)
+        else:
+            model = vitzoo.create(case.model, img_size=case.size, num_classes=1000, attn=attn)
     model.load_state_dict(plain.state_dict())
-    return model.to(device, torch.bfloat16)
+    return model.to(torch.bfloat16)
 
 
 def compiled(model: nn.Module, case: Case) -> nn.Module:
@@ -203,7 +228,7 @@ def line(row: dict[str, Any]) -> str:
     return " ".join(
         [
             f"{row['model']:30} {row['size']:3} B{row['batch']:<3}",
-            f"{'compiled' if row['compiled'] else 'eager':8} {'training' if row['training'] else 'inference':9}",
+            f"{MODES[row['compiled']]:8} {'training' if row['training'] else 'inference':9}",
             *cells(row["candidates"]),
         ]
     )

@@ -1,6 +1,6 @@
 """Choose tile sizes on a GPU and write them as the data that vitzoo_kernels ships.
 
-    python -m benchmarks.tune [--dtypes bf16] [--head-dims 64 72] [--budget-s 540] [--jobs 16] [--out FILE]
+    python -m benchmarks.tune [--dtypes bf16] [--head-dims 64 72] [--max-tokens 256 272] [--missing] [--out FILE]
 
 For each kernel, dtype, head dim and bucket of lengths: candidates are compiled ahead of time in processes of their own,
 those that break a limit (registers, spills, shared memory) are dropped, the rest is timed in turns, the best quarter is
@@ -25,10 +25,11 @@ import torch
 import triton
 
 from benchmarks import kernels, machine, tables, timing
+from benchmarks.ahead_of_time import compiled
 from benchmarks.calls import draw_inputs, make_call
 from benchmarks.choose import why_not
 from benchmarks.correct import Judge
-from benchmarks.peers import OURS, Peer
+from benchmarks.peers import OURS, make_peer
 from benchmarks.shapes import HEADS, Shape
 
 # The backward of one program a head is not here: its only rival is the other two together, and only
@@ -47,6 +48,8 @@ def main() -> int:
     parser.add_argument("--kernels", nargs="+", choices=TUNED, default=list(TUNED))
     parser.add_argument("--dtypes", nargs="+", choices=kernels.DTYPES, default=["bf16"])
     parser.add_argument("--head-dims", nargs="+", type=int, choices=HEADS, default=list(HEADS))
+    parser.add_argument("--max-tokens", nargs="+", type=int, choices=kernels.BUCKETS, default=list(kernels.BUCKETS))
+    parser.add_argument("--missing", action="store_true", help="only what the file has no timed entry for yet")
     parser.add_argument("--budget-s", type=float, default=540, help="start no other entry after so many seconds")
     parser.add_argument("--jobs", type=int, default=8, help="processes that compile")
     parser.add_argument("--commit", help="what is tuned, where this is no git checkout; -dirty at its end if so")
@@ -63,17 +66,19 @@ def main() -> int:
     problems = [
         kernels.Problem(kernel, dtype, head_dim, longest)
         for dtype, head_dim, longest, kernel in product(
-            options.dtypes, options.head_dims, kernels.BUCKETS, options.kernels
+            options.dtypes, options.head_dims, options.max_tokens, options.kernels
         )
         if longest in kernels.buckets(kernel)
     ]
+    if options.missing:
+        problems = [problem for problem in problems if not tables.is_timed(path, problem)]
     left: Sequence[kernels.Problem] = problems
     # Spawned, not forked: this process has a CUDA context.
     with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for problem, after in timing.within_budget(problems, options.budget_s):
             left = after
             tried = kernels.candidates(problem, capability)
-            reasons = list(pool.map(why_not, repeat(problem), tried, repeat(capability)))
+            reasons = list(pool.map(prepare, repeat(problem), tried, repeat(capability)))
             fitting = [config for config, reason in zip(tried, reasons, strict=True) if reason is None]
             if not fitting:
                 print(f"nothing to choose for {problem}: {reasons[0]}", flush=True)
@@ -88,12 +93,27 @@ def main() -> int:
     return 0
 
 
+def prepare(problem: kernels.Problem, tiles: Any, capability: int) -> str | None:
+    """Return why tiles are not to be timed, or None once Triton's cache has what is launched with them."""
+    reason = why_not(problem, tiles, capability)
+    if reason is None:
+        calls = kernels.timed_calls(shape_of(problem), kernels.DTYPES[problem.dtype])
+        for launch in kernels.launches(problem, tiles, capability, calls):
+            compiled(launch, capability)
+    return reason
+
+
+def shape_of(problem: kernels.Problem) -> Shape:
+    """Return the shape at which a problem's tiles are timed."""
+    return Shape(BATCH, problem.tokens, HEADS[problem.head_dim], problem.head_dim)
+
+
 def tune(
     problem: kernels.Problem, configs: Sequence[Any], device: torch.device, *, cache_bytes: int, pruned: int
 ) -> dict[str, Any]:
     """Return the table's entry for a problem: the winner among configurations that fit, and how it did."""
-    shape = Shape(BATCH, problem.tokens, HEADS[problem.head_dim], problem.head_dim)
-    peer = Peer(OURS, kernels.attention)
+    shape = shape_of(problem)
+    peer = make_peer(OURS, shape)
     sets = draw_inputs(shape, kernels.DTYPES[problem.dtype], device, cache_bytes=cache_bytes, seed=0)
     judge = Judge(sets.qkv[0], sets.dout[0], shape)
     call = make_call(peer, problem.kernel.split("_")[0], sets)

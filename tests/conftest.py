@@ -28,6 +28,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """End a worker whose GPU an earlier test broke: all its later tests would fail, those of a new worker need not."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("gpu"):
+        import torch
+
+        if torch.cuda.is_initialized():
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError:
+                os._exit(1)
+
+
 @pytest.fixture
 def registry() -> Iterator[Registry]:
     """The process's registry; what a test registers is gone afterwards."""

@@ -172,6 +172,60 @@ def test_where_vitzoo_fails_nothing_is_printed_and_the_status_is_1(monkeypatch, 
     assert len(json.loads(written.read_text())["wrong"]) == 1
 
 
+@pytest.fixture
+def run_quickly(monkeypatch, tmp_path):
+    """Return a function that runs a few lengths without any kernel and returns the status and the record written."""
+    monkeypatch.setattr(attention, "usable_peers", lambda names, shape, sets: ({}, {}))
+    options = ["--quick", "--device", "cpu", "--dtype", "fp32", "--directions", "forward", "backward", "--resume"]
+
+    def run(*tokens, measure, commit="abc"):
+        monkeypatch.setattr(attention, "measure", measure)
+        arguments = [*options, "--out", str(tmp_path / "out.json"), "--commit", commit, "--tokens", *map(str, tokens)]
+        monkeypatch.setattr("sys.argv", ["attention", *arguments])
+        return attention.main(), json.loads((tmp_path / "out.json").read_text())
+
+    return run
+
+
+def measured(usable, reasons, shape, direction, sets, *, quick):
+    times = {"median_us": 1.0, "low_us": 1.0, "high_us": 1.0}
+    return {**vars(shape), "direction": direction, "cold": True, "candidates": {"vitzoo": times}}
+
+
+def test_a_later_run_goes_on_behind_what_ended_the_first(run_quickly):
+    def ends(usable, reasons, shape, direction, sets, *, quick):
+        if (shape.tokens, direction) == (7, "backward"):
+            raise KeyboardInterrupt
+        return measured(usable, reasons, shape, direction, sets, quick=quick)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_quickly(5, 7, 9, measure=ends)
+    status, record = run_quickly(5, 7, 9, measure=measured)
+    assert status == 0
+    assert [(row["tokens"], row["direction"]) for row in record["rows"]] == [
+        (5, "forward"),
+        (5, "backward"),
+        (9, "forward"),
+        (9, "backward"),
+    ]
+    assert record["begun"] == ["B1 N5 H2 D64", "B1 N7 H2 D64", "B1 N9 H2 D64"]
+    assert [sorted(run) for run in record["earlier"]] == [["clocks", "machine", "peaks"]]
+    with pytest.raises(ValueError, match=r"out.json is of commit abc, this run of def: name another --out"):
+        run_quickly(11, measure=measured, commit="def")
+
+
+def test_where_vitzoo_cannot_be_timed_the_rest_still_is(run_quickly):
+    def fails(usable, reasons, shape, direction, sets, *, quick):
+        if direction == "forward":
+            raise RuntimeError("no kernel image\nand more")
+        return measured(usable, reasons, shape, direction, sets, quick=quick)
+
+    status, record = run_quickly(5, 7, measure=fails)
+    assert status == 1
+    assert [(row["tokens"], row["direction"]) for row in record["rows"]] == [(5, "backward"), (7, "backward")]
+    assert record["wrong"][0] == "vitzoo B1 N5 H2 D64 fp32 forward: no kernel image"
+
+
 def test_launch_costs_are_measured_for_each_kind_of_call(both_suites):
     printed, records = both_suites
     rows = records["launch"]["rows"]

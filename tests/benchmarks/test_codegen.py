@@ -40,21 +40,13 @@ def test_narrow_loads_and_serialized_products_are_seen():
 
 @compiles
 def test_what_ships_is_compiled_as_the_launcher_asks_and_nothing_stays_patched():
-    rows = codegen.compile_job((90, "plain", "bf16", 64, [197, 197], False))
+    rows = codegen.compile_job((90, "plain", "bf16", 64, [197, 197]))
     names = ["attention_forward_kernel", "attention_backward_whole_kernel", "attention_forward_whole_kernel"]
     assert [row.name.split()[1] for row in rows] == names
     assert all("wgmma.mma_async" in row.line and row.problems == () for row in rows)
     assert "BLOCK_M=64" in rows[0].line
     with pytest.raises(ValueError, match="attention got tensors on cpu"):
         kernels.attention(*torch.zeros(1, 5, 3, 1, 64).unbind(2))
-
-
-def test_programs_as_benchmarked_have_the_heads_and_the_gradients_of_the_benchmarks():
-    calls = codegen.benchmarked(kernels.Problem("forward", "bf16", 72, 768).calls(577))
-    assert [(call.num_heads, call.packed_grads, call.lse_grad) for call in calls] == [
-        (16, False, False),
-        (16, True, False),
-    ]
 
 
 @compiles
@@ -77,6 +69,22 @@ def test_the_launcher_can_do_without_the_kernels_for_whole_heads():
 
 
 @compiles
+def test_the_bare_launch_is_seen_though_the_same_call_was_made_before(monkeypatch):
+    launched = []
+
+    class Program:
+        def __getitem__(self, grid):
+            return lambda *arguments: launched.append((grid, arguments[0]))
+
+    monkeypatch.setattr(kernels.launch, "_check_device", lambda q: None)
+    monkeypatch.setattr(kernels.JITFunction, "run", lambda kernel, *args, **kwargs: Program())
+    q, k, v = torch.randn(1, 5, 3, 1, 64).unbind(2)
+    kernels.attention(q, k, v)
+    kernels.bare_forward(q, k, v)()
+    assert launched == [((1, 1, 1), q)]
+
+
+@compiles
 def test_tiles_that_spill_are_dropped_before_they_are_timed():
     problem = kernels.Problem("forward", "bf16", 128, 768)
     shipped = kernels.candidates(problem, 90)[0]
@@ -86,6 +94,17 @@ def test_tiles_that_spill_are_dropped_before_they_are_timed():
     with kernels.configured(problem, large):
         assert kernels.shipped(problem, 90) == large
     assert kernels.shipped(problem, 90) == shipped
+
+
+@compiles
+def test_what_is_timed_is_compiled_in_another_process(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tune, "why_not", lambda problem, tiles, capability: None)
+    monkeypatch.setattr(tune, "compiled", lambda launch, capability: seen.append((launch.name, launch.arguments)))
+    tiles = kernels.TileConfig(block_m=32, block_n=64, num_warps=4, num_stages=1)
+    assert tune.prepare(kernels.Problem("backward_q", "bf16", 64, 256), tiles, 90) is None
+    found = [(name, arguments["BLOCK_M"], arguments["num_heads"].value) for name, arguments in seen]
+    assert found == [("attention_backward_q_kernel", 32, 12)] * 2
 
 
 def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_more(monkeypatch):
@@ -141,6 +160,9 @@ def test_a_table_is_sorted_and_keeps_what_was_timed(tmp_path):
     assert len(path.read_text().splitlines()) == 5
     found = [(e["head_dim"], e["tiles"][2]) for e in json.loads(path.read_text())["entries"]]
     assert found == [(64, 1), (80, 4), (128, 2)]
+    timed = [tables.is_timed(path, kernels.Problem("forward", "bf16", *sizes)) for sizes in ((128, 64), (128, 256))]
+    assert timed == [True, False]
+    assert not tables.is_timed(path, kernels.Problem("forward", "bf16", 80, 64))
     tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 80, 64).key)
     tables.write_entries(path, [], drop=kernels.Problem("forward", "bf16", 128, 64).key)
     assert [e["head_dim"] for e in json.loads(path.read_text())["entries"]] == [64, 128]

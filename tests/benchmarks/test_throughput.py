@@ -103,8 +103,26 @@ def test_without_a_budget_nothing_runs_and_all_is_named(tmp_path, capsys):
     assert capsys.readouterr().out == "4 cases not reached\n"
 
 
+def test_a_case_that_fails_is_named_and_the_others_are_measured(monkeypatch, tmp_path, capsys):
+    def measured(case, candidates, device, *, quick):
+        if case.training:
+            raise AssertionError("vitzoo is wrong by 1\nallowed 0")
+        return {"model": case.model, "size": 1, "batch": 1, "compiled": False, "training": False, "candidates": {}}
+
+    monkeypatch.setattr(throughput, "measure", measured)
+    options = {"quick": True, "budget_s": 10, "commit": "here", "out": tmp_path / "out.json"}
+    assert throughput.run(torch.device("cpu"), **options) == 1
+    record = json.loads((tmp_path / "out.json").read_text())
+    reasons = [(failed["training"], failed["reason"]) for failed in record["failed"]]
+    assert reasons == [(True, "AssertionError: vitzoo is wrong by 1")] * 2
+    assert (len(record["rows"]), record["not_run"]) == (2, [])
+    assert throughput.run(torch.device("cpu"), **options, modes=["eager"]) == 1
+    assert len(json.loads((tmp_path / "out.json").read_text())["failed"]) == 1
+    assert "wrong by 1" in capsys.readouterr().err
+
+
 def test_what_a_cpu_would_ignore_is_refused(monkeypatch, capsys):
-    for option in (["--budget-s", "10"], ["--commit", "here"]):
+    for option in (["--budget-s", "10"], ["--modes", "eager"], ["--commit", "here"]):
         monkeypatch.setattr("sys.argv", ["benchmarks.model", "--cpu", *option])
         with pytest.raises(SystemExit):
             model.main()
