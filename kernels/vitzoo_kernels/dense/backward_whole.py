@@ -182,7 +182,7 @@ def _load_rows(
     """Return the rows of q, dout and out of a tile of queries, and their lse and its gradient."""
     q_head, out_head, dout_head, lse_head, _ = heads
     q_stride, out_stride, dout_stride, _, _, _ = strides
-    first, offsets, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
+    first, offsets, _m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
     q = load_rows(q_head + first * q_stride, offsets, q_stride, own, HEAD_DIM, DIM, False)
     dout = load_rows(dout_head + first * dout_stride, offsets, dout_stride, own, HEAD_DIM, DIM, False)
     out = load_rows(out_head + first * out_stride, offsets, out_stride, own, HEAD_DIM, DIM, False)
@@ -235,8 +235,9 @@ def _add_queries(
     first, offsets, m, own = rows_of_tile(start, num_queries, BLOCK_M, MASK_M, FULL_M)
     after = (heads, dlse_head, strides, start + BLOCK_M if FULL_M else 0, num_queries)
     dq, sums, rows = _each_tile(
-        zero_rows(BLOCK_M, DIM), sums, tiles, (q, dout, lse, delta, m), after, bias_head, mask_row, seed_ptr, batch_head,
-        (bias_stride_m, bias_stride_n), numbers, HEAD_DIM, DIM, BLOCK_M, FULL_M, MASK_N, True, NEGATIVE, PRECISION,
+        zero_rows(BLOCK_M, DIM), sums, tiles, (q, dout, lse, delta, m), after, bias_head, mask_row, seed_ptr,
+        batch_head, (bias_stride_m, bias_stride_n), numbers,
+        HEAD_DIM, DIM, BLOCK_M, FULL_M, MASK_N, True, NEGATIVE, PRECISION,
     )  # fmt: skip
     dq_tile = dq_head + first * dq_stride
     store_rows(dq_tile, offsets, dq_stride, own, scaled_rows(dq, scale), HEAD_DIM, DIM, MASK_M)
@@ -261,7 +262,7 @@ def _each_tile(
     BLOCK_M: tl.constexpr,
     FULL_M: tl.constexpr,
     MASK_N: tl.constexpr,
-    AHEAD: tl.constexpr,  # whether to load the next rows
+    AHEAD: tl.constexpr,  # whether to load the rows of the queries after these
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -280,6 +281,9 @@ def _each_tile(
     dv = add_products(dv, weights.to(dout[0].dtype), dout, PRECISION)
     rows = ()
     if AHEAD:
+        # They are on their way while this one is computed: a multiprocessor has no other program to turn to. Not
+        # before the scores have left the registers, where there is no room for both. After the last tile it is rows
+        # that exist, and that nobody uses.
         heads, dlse_head, strides, start, num_queries = after
         rows = _load_rows(heads, dlse_head, strides, start, num_queries, HEAD_DIM, DIM, BLOCK_M, True, FULL_M)
     dscores = dscores.to(q[0].dtype)
