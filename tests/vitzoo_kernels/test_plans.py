@@ -122,6 +122,23 @@ def test_the_rounding_of_float32_products_is_asked_for_at_every_call(kernels):
     assert [arguments[place] for _, arguments in forward.first] == ["ieee", "tf32"]
 
 
+def test_both_of_torchs_settings_for_float32_products_count(kernels):
+    q, k, v = torch.zeros(1, 17, 3, 2, 64).unbind(2)
+    forward = kernels["attention_forward_kernel"]
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        for precision in ("ieee", "tf32"):
+            settings.fp32_precision = precision
+            attention(q, k, v)
+            attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), scale=0.1)
+    finally:
+        settings.fp32_precision = before
+    place = forward.arg_names.index("PRECISION")
+    asked = [arguments[place] for _, arguments in forward.first if arguments[0].dtype == torch.float32]
+    assert asked == ["ieee", "tf32"]
+
+
 def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):
     monkeypatch.setattr(plans, "MOST_PLANS", 3)
     for tokens in range(1, 9):

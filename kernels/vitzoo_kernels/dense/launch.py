@@ -469,7 +469,8 @@ def _by_name(strides: dict[str, tuple[int, ...]], unit: int, known: bool) -> dic
 
 def _precision() -> str:
     """Return how float32 products are rounded, by the rule that torch's own products follow."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # Also what torch.set_float32_matmul_precision sets; its own getter raises once this was set instead.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _check_device(q: Tensor) -> None:
