@@ -1,5 +1,12 @@
 """What a call like an earlier one launches: the same as the first, without asking Triton again. No GPU."""
 
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -171,3 +178,18 @@ def test_a_wrong_call_is_refused_after_right_ones_too(kernels, change, words):
         attention(*right)
         with pytest.raises(ValueError, match=words):
             attention(*change(*right))
+
+
+def test_a_driver_is_asked_for_the_same_by_every_call():
+    """With Triton's own launcher and programs, as on a GPU: only the driver below them is a stand-in."""
+    if sys.platform != "linux" or find_spec("triton.backends.nvidia") is None:
+        pytest.skip("needs Linux and Triton's launcher for NVIDIA GPUs")
+    if shutil.which(os.environ.get("CC", "gcc")) is None:
+        pytest.skip("needs a C compiler, as Triton does on a GPU")
+    script = Path(__file__).with_name("launches_again.py")
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr[-4000:]
+    kernels = [name for name in vars(launch) if name.endswith("_kernel")]
+    assert len(kernels) == 7
+    assert all(f"'{name}': " in done.stdout for name in kernels)

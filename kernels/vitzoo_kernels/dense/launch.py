@@ -158,7 +158,9 @@ def attention_backward(
     if into is None:
         into = (empty_like(q), empty_like(k), empty_like(v))
     extra = PLAIN_TENSORS if extras is PLAIN else extras.tensors
-    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), bias_grad)
+    # Whoever kept them in between, to save memory, may have laid them elsewhere.
+    kept = (out.data_ptr() | lse.data_ptr()) & 15
+    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), kept, bias_grad)
     key = ("backward", *_key(q, k, v, scale, extras, extra), given)
     plans = _plans.find(key) or _plans.keep(key, *_plan_backward(dout, q, k, v, scale, extras, into, bias_grad))
 
