@@ -12,15 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-# What Triton's launcher and its loader call; a function's handle is the number of its module.
+# What Triton's launcher and its loader ask for; the other functions do nothing. A function has its module's handle.
 LIBRARY = """
 typedef void *any;
 void (*on_launch)(any config, any function, any parameters);
 static long modules;
 #define DONE(name) int name() { return 0; }
 #define GIVES(name, type, what) int name(type *value, long what_of, any third) { return *value = (type)(what), 0; }
-DONE(cuInit) DONE(cuCtxSetCurrent) DONE(cuCtxSetLimit) DONE(cuModuleUnload) DONE(cuFuncSetCacheConfig)
-DONE(cuFuncSetAttribute) DONE(cuOccupancyMaxActiveClusters) DONE(cuTensorMapEncodeTiled) DONE(cuTensorMapEncodeIm2col)
 GIVES(cuDriverGetVersion, int, 13000)
 GIVES(cuDeviceGet, int, 0)
 GIVES(cuDeviceGetCount, int, 1)
@@ -34,10 +32,7 @@ GIVES(cuFuncGetAttribute, int, 1024)
 GIVES(cuPointerGetAttribute, any, third)
 /* The capability, and more of anything else than is needed: bytes of shared memory, registers. */
 GIVES(cuDeviceGetAttribute, int, what_of == 75 ? 9 : what_of == 76 ? 0 : 227 * 1024)
-int cuGetErrorString(int error, any *text) { return *text = "the fake driver never fails", 0; }
-int cuLaunchKernelEx(any config, any function, any parameters, any extra) {
-  return on_launch(config, function, parameters), 0;
-}
+int cuLaunchKernelEx(any config, any function, any parameters) { return on_launch(config, function, parameters), 0; }
 """
 # Bytes of a parameter by Triton's name of its type; a pointer has 8.
 BYTES = {"i1": 1, "i8": 1, "i32": 4, "i64": 8, "fp32": 4}
@@ -61,8 +56,9 @@ class FakeGpu:
         self._folder = tempfile.TemporaryDirectory()
         # Whoever opens libcuda.so.1 later gets the library of that name which is there already.
         library = Path(self._folder.name) / "libcuda.so.1"
+        source = LIBRARY + "".join(f"DONE({name})\n" for name in functions_of_triton() if name not in LIBRARY)
         command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", "-w", "-x", "c", "-", "-o", library]
-        subprocess.run([*command, f"-Wl,-soname,{library.name}"], input=LIBRARY, text=True, check=True)
+        subprocess.run([*command, f"-Wl,-soname,{library.name}"], input=source, text=True, check=True)
         loaded = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
         self._callback = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(self._record)
         ctypes.c_void_p.in_dll(loaded, "on_launch").value = ctypes.cast(self._callback, ctypes.c_void_p).value
@@ -100,6 +96,14 @@ class FakeGpu:
             name: ctypes.string_at(at, bytes_of(kind)) for at, (name, kind) in zip(places, types.items(), strict=True)
         }
         self.launches.append(Launch(function, tuple(sizes[:3]), tuple(sizes[3:]), shared, values))
+
+
+def functions_of_triton():
+    """Return the names of the driver's functions that Triton's launcher is linked to, in any version."""
+    import triton
+
+    files = (Path(triton.__file__).parent / "backends/nvidia").glob("driver.*")
+    return sorted({name for file in files for name in re.findall(r"\b(cu[A-Z]\w*)\(", file.read_text())})
 
 
 def parameters_of(program):
