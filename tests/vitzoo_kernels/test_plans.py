@@ -153,6 +153,19 @@ def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):
     assert len(launch._plans._kept) <= 3
 
 
+def test_plans_keep_no_memory_of_a_gpu(kernels):
+    """Under CUDA graph trees, torch.compile(mode="reduce-overhead"), what stays of a graph's pool is an error."""
+    qkv = torch.zeros(2, 17, 3, 2, 64, requires_grad=True)
+    both_ways(qkv, attention_qkvpacked)
+    kept = [value for known in launch._plans._kept.values() for plan in known for value in vars(plan).values()]
+    tensors = [value for value in kept if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 1
+    assert all(x.untyped_storage().nbytes() == 0 for x in tensors)
+    _, lse = attention_qkvpacked(qkv, return_lse=True)
+    assert (lse.shape, lse.dtype) == ((2, 2, 17), torch.float32)
+    assert lse.is_contiguous()
+
+
 # Torch scripts its decompositions when forward mode is first used.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 def test_a_call_that_autograd_need_not_know_of_still_refuses_forward_mode(kernels):

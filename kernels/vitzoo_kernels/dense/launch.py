@@ -214,12 +214,14 @@ def _key(
 
 
 def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> Plan:
-    """Return the plan of the forward; it holds one number that has the shape of lse."""
+    """Return the plan of the forward; it holds a tensor without memory that has the shape of lse."""
     check_layouts(q, k, v)
     _check_device(q)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
     lse = torch.empty(1, dtype=torch.float32, device=q.device).expand(q.shape[0], q.shape[2], q.shape[1])
+    # Plans outlive their calls, and the pool of a CUDA graph may lose nothing to them.
+    lse.untyped_storage().resize_(0)
     shared = {
         **_layout_of(q=q, k=k, v=v),
         **extras.bias_strides,
