@@ -32,10 +32,11 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
         (F32, 4, 31, 2, 4, 24),
         (BF16, 2, 577, 196, 4, 88),
         (BF16, 2, 1025, 1025, 2, 96),
-        # Many heads, each a program of its own.
+        # Many heads, each a program of its own forward, with every table for Hopper; all but the last two backward too.
         (BF16, 44, 197, 197, 6, 64),
         (F16, 44, 261, 261, 6, 64),
-        (BF16, 66, 257, 257, 4, 80),
+        (F16, 66, 120, 120, 4, 80),
+        (BF16, 66, 197, 197, 4, 80),
         (F16, 66, 100, 200, 4, 72),
     ],
 )
@@ -46,11 +47,12 @@ def test_output_lse_and_gradients_are_within_budget(
     check_attention_numbers(attention, q, k, v)
 
 
-# Of four heads each: 264 and more have a program each, forward, and with up to 272 keys backward too.
+# Of four heads each. The first has a program a head, forward and backward, the next one backward.
 @pytest.mark.parametrize(
     ("dtype", "batch", "num_tokens", "head_dim", "masked", "with_bias", "p"),
     [
         (BF16, 66, 197, 64, True, False, 0.0),
+        (F16, 66, 120, 64, False, False, 0.1),
         (F16, 66, 257, 80, False, False, 0.1),
         (BF16, 66, 197, 64, True, True, 0.1),
         (BF16, 2, 577, 72, True, True, 0.2),
@@ -73,6 +75,21 @@ def test_every_feature_is_within_budget(random_qkv, dtype, batch, num_tokens, he
     if p:
         seed = torch.tensor([2**40 + 3, 2**33 + 1], device="cuda")
         arguments["dropout"] = (dropout_mask(seed, p, (batch, 4, num_tokens, num_tokens)), p)
+        function = partial(attention, dropout_p=p, dropout_seed=seed)
+    check_attention_numbers(function, q, k, v, **arguments)
+
+
+# Without a gradient of the bias, up to 128 keys have a program a head backward.
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_a_bias_that_does_not_learn_is_within_budget(random_qkv, p):
+    q, k, v = random_qkv(4, 120, 120, 4, 64, dtype=BF16, device="cuda")
+    generator = torch.Generator().manual_seed(1)
+    arguments = {"bias": torch.randn(4, 120, 120, generator=generator).to("cuda", BF16)}
+    function = attention
+    if p:
+        seed = torch.tensor([2**40 + 3, 2**33 + 1], device="cuda")
+        arguments["dropout"] = (dropout_mask(seed, p, (4, 4, 120, 120)), p)
+        arguments["key_mask"] = torch.rand(4, 120, generator=generator).cuda() < 0.6
         function = partial(attention, dropout_p=p, dropout_seed=seed)
     check_attention_numbers(function, q, k, v, **arguments)
 
