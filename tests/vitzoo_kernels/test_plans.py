@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -197,8 +198,9 @@ def test_a_driver_is_asked_for_the_same_by_every_call():
     """With Triton's own launcher and programs, as on a GPU: only the driver below them is a stand-in."""
     if sys.platform != "linux" or find_spec("triton.backends.nvidia") is None:
         pytest.skip("needs Linux and Triton's launcher for NVIDIA GPUs")
-    if shutil.which(os.environ.get("CC", "gcc")) is None:
-        pytest.skip("needs a C compiler, as Triton does on a GPU")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if shutil.which(os.environ.get("CC", "gcc")) is None or not header.exists():
+        pytest.skip("needs a C compiler and Python.h, as Triton does on a GPU")
     script = Path(__file__).with_name("launches_again.py")
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
