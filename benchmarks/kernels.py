@@ -176,17 +176,20 @@ def bare_forward(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
         seen.update(program=program, grid=(*grid, 1, 1)[:3], arguments=[values[name] for name in kernel.arg_names])
         return program
 
-    JITFunction.run = remember
-    try:
-        # From its second call on a plan does not ask Triton.
-        with mock.patch.object(launch, "_plans", Plans()):
-            attention(q, k, v)
-    finally:
-        JITFunction.run = run
+    # A call that has a plan would not ask Triton.
+    with mock.patch.object(JITFunction, "run", remember), mock.patch.object(launch, "_plans", Plans()):
+        attention(q, k, v)
     if not seen:
         raise RuntimeError("no launch was seen: the launcher no longer goes through JITFunction.run")
-    launcher, arguments = seen["program"][seen["grid"]], seen["arguments"]
-    return lambda: launcher(*arguments)
+    launcher = seen["program"][seen["grid"]]
+    # Addresses, as a plan hands them over: of tensors Triton would ask for them at every launch.
+    arguments = [x.data_ptr() if isinstance(x, Tensor) else x for x in seen["arguments"]]
+
+    def bare() -> object:
+        assert seen, "the tensors live as long as this does"
+        return launcher(*arguments)
+
+    return bare
 
 
 @contextlib.contextmanager

@@ -1,5 +1,13 @@
 """What a call like an earlier one launches: the same as the first, without asking Triton again. No GPU."""
 
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -122,11 +130,41 @@ def test_the_rounding_of_float32_products_is_asked_for_at_every_call(kernels):
     assert [arguments[place] for _, arguments in forward.first] == ["ieee", "tf32"]
 
 
+def test_both_of_torchs_settings_for_float32_products_count(kernels):
+    q, k, v = torch.zeros(1, 17, 3, 2, 64).unbind(2)
+    forward = kernels["attention_forward_kernel"]
+    settings = torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    try:
+        for precision in ("ieee", "tf32"):
+            settings.fp32_precision = precision
+            attention(q, k, v)
+            attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), scale=0.1)
+    finally:
+        settings.fp32_precision = before
+    place = forward.arg_names.index("PRECISION")
+    asked = [arguments[place] for _, arguments in forward.first if arguments[0].dtype == torch.float32]
+    assert asked == ["ieee", "tf32"]
+
+
 def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):
     monkeypatch.setattr(plans, "MOST_PLANS", 3)
     for tokens in range(1, 9):
         attention(*torch.zeros(1, tokens, 3, 2, 64).unbind(2))
     assert len(launch._plans._kept) <= 3
+
+
+def test_plans_keep_no_memory_of_a_gpu(kernels):
+    """Under CUDA graph trees, torch.compile(mode="reduce-overhead"), what stays of a graph's pool is an error."""
+    qkv = torch.zeros(2, 17, 3, 2, 64, requires_grad=True)
+    both_ways(qkv, attention_qkvpacked)
+    kept = [value for known in launch._plans._kept.values() for plan in known for value in vars(plan).values()]
+    tensors = [value for value in kept if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 1
+    assert all(x.untyped_storage().nbytes() == 0 for x in tensors)
+    _, lse = attention_qkvpacked(qkv, return_lse=True)
+    assert (lse.shape, lse.dtype) == ((2, 2, 17), torch.float32)
+    assert lse.is_contiguous()
 
 
 # Torch scripts its decompositions when forward mode is first used.
@@ -154,3 +192,19 @@ def test_a_wrong_call_is_refused_after_right_ones_too(kernels, change, words):
         attention(*right)
         with pytest.raises(ValueError, match=words):
             attention(*change(*right))
+
+
+def test_a_driver_is_asked_for_the_same_by_every_call():
+    """With Triton's own launcher and programs, as on a GPU: only the driver below them is a stand-in."""
+    if sys.platform != "linux" or find_spec("triton.backends.nvidia") is None:
+        pytest.skip("needs Linux and Triton's launcher for NVIDIA GPUs")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if shutil.which(os.environ.get("CC", "gcc")) is None or not header.exists():
+        pytest.skip("needs a C compiler and Python.h, as Triton does on a GPU")
+    script = Path(__file__).with_name("launches_again.py")
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr[-4000:]
+    kernels = [name for name in vars(launch) if name.endswith("_kernel")]
+    assert len(kernels) == 7
+    assert all(f"'{name}': " in done.stdout for name in kernels)

@@ -132,7 +132,7 @@ def _product(left: Tensor, right: Tensor, shuffle: torch.Generator) -> Tensor:
     Sums are in float32, for float64 in float64.
     """
     factors = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in (left, right)]
-    if left.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+    if left.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
         # TF32 keeps 10 of 23 mantissa bits; some hardware cuts the rest off, so that rounding would be too strict.
         factors = [(x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32) for x in factors]
     total = torch.zeros((), device=left.device)

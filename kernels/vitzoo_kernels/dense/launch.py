@@ -160,7 +160,9 @@ def attention_backward(
     if into is None:
         into = (empty_like(q), empty_like(k), empty_like(v))
     extra = PLAIN_TENSORS if extras is PLAIN else extras.tensors
-    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), bias_grad)
+    # Whoever kept them in between, to save memory, may have laid them elsewhere.
+    kept = (out.data_ptr() | lse.data_ptr()) & 15
+    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), kept, bias_grad)
     key = ("backward", *_key(q, k, v, scale, extras, extra), given)
     plans = _plans.find(key) or _plans.keep(key, *_plan_backward(dout, q, k, v, scale, extras, into, bias_grad))
 
@@ -214,12 +216,14 @@ def _key(
 
 
 def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> Plan:
-    """Return the plan of the forward; it holds one number that has the shape of lse."""
+    """Return the plan of the forward; it holds a tensor without memory that has the shape of lse."""
     check_layouts(q, k, v)
     _check_device(q)
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
     lse = torch.empty(1, dtype=torch.float32, device=q.device).expand(q.shape[0], q.shape[2], q.shape[1])
+    # Plans outlive their calls, and the pool of a CUDA graph may lose nothing to them.
+    lse.untyped_storage().resize_(0)
     shared = {
         **_layout_of(q=q, k=k, v=v),
         **extras.bias_strides,
@@ -476,7 +480,8 @@ def _by_name(strides: dict[str, tuple[int, ...]], unit: int, known: bool) -> dic
 
 def _precision() -> str:
     """Return how float32 products are rounded, by the rule that torch's own products follow."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # Also what torch.set_float32_matmul_precision sets; its own getter raises once this was set instead.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _check_device(q: Tensor) -> None:
