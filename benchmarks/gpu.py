@@ -82,7 +82,7 @@ STEPS = (
     Step("model", 80, f"-m benchmarks.model --gpu --modes eager {MEASURES}/model.json"),
     Step("rest", 150, f"{ATTENTION}/attention.json --resume {PEERS}", unending=True),
     # One program a head up to 272 keys, one a tile beyond.
-    Step("tiles", 120, f"{TILES} --kernels forward_whole --max-tokens 256 272", unending=True),
+    Step("tiles", 120, f"{TILES} --kernels forward_whole backward_whole --max-tokens 256 272", unending=True),
     Step("flex", 80, f"{ATTENTION}/flex.json {KEY_SHAPES} --batches 128 --peers vitzoo flex"),
     Step("sanitizer", 120, f"{PYTEST} -k sanitizer {KERNEL_TESTS}"),
     Step("others", 120, f"{PYTEST} tests/plugins/test_flex.py tests/vitzoo/test_compat.py"),

@@ -88,8 +88,9 @@ class Problem:
 
 def buckets(kernel: str) -> list[int]:
     """Return the most tokens of each bucket that a kernel is tuned for."""
-    # A whole head's forward is for more than one tile of queries, and its keys must have room on the chip.
-    return [longest for longest in BUCKETS if kernel != "forward_whole" or 64 < longest <= 272]
+    # A whole head's keys must have room on the chip, and its forward is for more than one tile of queries.
+    least = {"forward_whole": 64, "backward_whole": 0}
+    return [longest for longest in BUCKETS if kernel not in least or least[kernel] < longest <= 272]
 
 
 def shipped(problem: Problem, capability: int) -> TileConfig | None:
@@ -99,10 +100,14 @@ def shipped(problem: Problem, capability: int) -> TileConfig | None:
 
 def candidates(problem: Problem, capability: int) -> list[TileConfig]:
     """Return the tiles to time, those that ship first."""
-    blocks = (32, 64, 128) if DTYPES[problem.dtype].itemsize == 2 else (16, 32, 64)
-    grid = product(blocks, blocks, (4, 8), (1, 2, 3))
-    # More than this cannot be held in registers by the warps that there are.
-    tried = [TileConfig(*sizes) for sizes in grid if sizes[0] * sizes[1] <= 2048 * sizes[2]]
+    if problem.kernel == "backward_whole":
+        # All keys stay, and what is loaded ahead is in registers, whatever the stages.
+        tried = [TileConfig(rows, problem.max_tokens, warps, 1) for rows, warps in product((16, 32, 64), (4, 8))]
+    else:
+        blocks = (32, 64, 128) if DTYPES[problem.dtype].itemsize == 2 else (16, 32, 64)
+        grid = product(blocks, blocks, (4, 8), (1, 2, 3))
+        # More than this cannot be held in registers by the warps that there are.
+        tried = [TileConfig(*sizes) for sizes in grid if sizes[0] * sizes[1] <= 2048 * sizes[2]]
     first = shipped(problem, capability)
     return list(dict.fromkeys([*([first] if first else []), *tried]))
 

@@ -65,6 +65,7 @@ def test_the_launcher_can_do_without_the_kernels_for_whole_heads():
     with kernels.without(kernels.WHOLE):
         assert names() == ["forward", "backward_q", "backward_kv"]
     assert kernels.buckets("forward_whole") == [128, 256, 272]
+    assert kernels.buckets("backward_whole") == [64, 128, 256, 272]
     assert kernels.buckets("forward") == list(kernels.BUCKETS)
 
 
@@ -81,7 +82,7 @@ def test_the_bare_launch_is_seen_though_the_same_call_was_made_before(monkeypatc
     q, k, v = torch.randn(1, 5, 3, 1, 64).unbind(2)
     kernels.attention(q, k, v)
     kernels.bare_forward(q, k, v)()
-    assert launched == [((1, 1, 1), q)]
+    assert launched == [((1, 1, 1), q.data_ptr())]
 
 
 @compiles
@@ -94,6 +95,18 @@ def test_tiles_that_spill_are_dropped_before_they_are_timed():
     with kernels.configured(problem, large):
         assert kernels.shipped(problem, 90) == large
     assert kernels.shipped(problem, 90) == shipped
+
+
+@compiles
+def test_the_whole_backward_is_tuned_with_all_keys_in_one_tile():
+    problem = kernels.Problem("backward_whole", "bf16", 64, 272)
+    shipped, *others = kernels.candidates(problem, 90)
+    assert kernels.TileConfig(64, 272, 8, 1) in others
+    assert {tiles.block_n for tiles in (shipped, *others)} == {272}
+    calls = kernels.timed_calls(tune.shape_of(problem), torch.bfloat16)
+    for tiles in (shipped, kernels.TileConfig(16, 272, 8, 1)):
+        launches = kernels.launches(problem, tiles, 90, calls)
+        assert [launch.arguments["BLOCK_M"] for launch in launches] == [tiles.block_m] * 2
 
 
 @compiles
