@@ -37,12 +37,23 @@ WHOLE_FORWARD = (128, 208, 256, 272)
 WHOLE_BACKWARD = (64, 128, 256, 272)
 # The first is the one that is hoped for: large enough for the widest instruction, small enough to waste little.
 CANDIDATES = {
-    "forward": [(64, 64, 4, 3), (64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (64, 32, 4, 1), (64, 32, 8, 1)],
+    "forward": [
+        (64, 128, 4, 2),
+        (64, 64, 4, 3),
+        (64, 64, 4, 2),
+        (64, 64, 4, 1),
+        (64, 64, 8, 2),
+        (64, 32, 4, 1),
+        (64, 32, 8, 1),
+    ],
     "backward_q": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 32, 4, 1), (64, 64, 8, 1), (64, 32, 8, 1)],
     "backward_kv": [(64, 64, 4, 2), (64, 64, 4, 1), (32, 64, 4, 2), (32, 64, 4, 1), (32, 64, 8, 1), (16, 64, 8, 1)],
     "backward_bias": [(64, 64, 4, 2), (64, 64, 4, 1), (64, 64, 8, 2), (64, 64, 8, 1), (32, 64, 8, 1)],
 }
 SMALLER = [(32, 32, 4, 1), (32, 32, 8, 1), (16, 32, 4, 1), (16, 32, 8, 1), (16, 16, 4, 1), (16, 16, 8, 1)]
+# Bytes of shared memory of a multiprocessor, by compute capability, and what it keeps of them for each program.
+SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024, 120: 100 * 1024}
+SHARED_KEPT = 1024
 SPILLS = re.compile(r"spills (\d+) bytes of registers")
 # Without tensor cores a tile is what registers alone can multiply.
 EXACT = [(16, 16, 8, 1), (16, 16, 16, 1)]
@@ -143,6 +154,8 @@ def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
             return f"does not compile: {type(error).__name__}: {error}".splitlines()[0]
         if program.problems:
             return "; ".join(program.problems)
+        if tiles.num_warps == 4 and 2 * (program.shared + SHARED_KEPT) > SHARED[capability]:
+            return f"{program.shared} bytes of shared memory leave a multiprocessor four warps"
     return None
 
 

@@ -62,13 +62,14 @@ def test_the_main_body_of_a_vit_uses_whole_warpgroups_and_no_mask():
     assert (forward.name, backward.name) == ("attention_forward_kernel", "attention_backward_whole_kernel")
     assert {name: forward.arguments[name] for name in ("BLOCK_M", "BLOCK_N", "TAIL_M", "TAIL_N")} == {
         "BLOCK_M": 64,
-        "BLOCK_N": 64,
+        "BLOCK_N": 128,
         "TAIL_M": 16,
-        "TAIL_N": 16,
+        "TAIL_N": 80,
     }
-    # 64 queries by 64 keys, and by 16 in the tail; the tail of 5 queries is a tile of 16 rows on the small instruction.
+    # 64 queries by 128 keys, and by 64 and 16 in the tail; the tail of 5 queries is a tile of 16 rows on
+    # the small instruction.
     ptx = compiled(forward, 90).ptx
-    assert set(re.findall(r"wgmma\.mma_async\S*?(m64n\d+)k16", ptx)) == {"m64n64", "m64n16"}
+    assert set(re.findall(r"wgmma\.mma_async\S*?(m64n\d+)k16", ptx)) == {"m64n128", "m64n64", "m64n16"}
     assert "mma.sync.aligned.m16n8k16" in ptx
 
 
@@ -103,6 +104,7 @@ def test_a_long_backward_loads_ahead_on_hopper_and_its_products_do_not_wait_for_
     call = Call(dtype=BF16, head_dim=64, num_queries=577, num_keys=577)
     records = [record for record in launches_of(call, 90) if "backward" in record.name]
     assert len(records) == 2
+    assert launches_of(call, 90)[0].arguments["SETTLED"]  # tiles of 128 keys
     for record in records:
         program = compiled(record, 90)
         assert "cp.async" in program.ptx, record.name

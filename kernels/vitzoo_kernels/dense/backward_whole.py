@@ -115,7 +115,7 @@ def attention_backward_whole_kernel(
     if key_mask_ptr is not None:
         mask_row = key_mask_ptr + batch * num_keys
 
-    tiles = load_keys(k_head, v_head, mask_row, k_strides[1], v_strides[1], num_keys, HEAD_DIM, DIM, KEYS, MASK_N)
+    tiles = load_keys(k_head, v_head, mask_row, k_strides[1], v_strides[1], 0, num_keys, HEAD_DIM, DIM, KEYS, MASK_N)
     sums = _zero_keys(DIM, KEYS)
     heads = (q_head, out_head, dout_head, lse_ptr + statistics, dq_head)
     strides = (q_strides[1], num_heads * HEAD_DIM, dout_strides[1], dq_strides[1], bias_stride_m, bias_stride_n)

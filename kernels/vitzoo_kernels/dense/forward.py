@@ -9,8 +9,9 @@ and `cu_q`, `cu_k` say where each begins.
 
 A program owns the queries of one tile of one head: their rows of out and lse. It reads all keys and values of that
 head. Tokens rarely fill tiles: 197 = 3 * 64 + 5. So full tiles are computed without any mask, and what is left over has
-tiles of its own, TAIL_M queries and TAIL_N keys, each the smallest power of two from 16 that holds it. Where one tile
-holds all queries, a program does PER_PROGRAM heads one after the other.
+tiles of its own, TAIL_M queries and TAIL_N keys: the smallest power of two from 16 that holds it, and of more than 64
+keys several tiles at once, 80 being 64 and 16. Where one tile holds all queries, a program does PER_PROGRAM heads one
+after the other.
 Nothing is kept for the backward but lse, from which it recomputes the weights.
 """
 
@@ -18,7 +19,7 @@ import triton
 import triton.language as tl
 
 from vitzoo_kernels.dense.softmax import add_group, load_query, store_query, zero_sums
-from vitzoo_kernels.dense.tiles import NOT_SPECIALIZED, head_of, image_and_head, in_elements, load_rows, locate
+from vitzoo_kernels.dense.tiles import NOT_SPECIALIZED, head_of, image_and_head, in_elements, load_keys, locate, settled
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -65,6 +66,7 @@ def attention_forward_kernel(
     FULL_N: tl.constexpr,
     TAIL_N: tl.constexpr,
     PER_PROGRAM: tl.constexpr,
+    SETTLED: tl.constexpr,  # whether a round of the loop waits for its products, see `settled`
     NEGATIVE: tl.constexpr,  # whether the scale is
     STRIDE_UNIT: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -103,22 +105,23 @@ def attention_forward_kernel(
                 first = tl.minimum(tile * BLOCK_M, rows - BLOCK_M)
                 _attend(
                     heads, bias_head, mask_row, seed_ptr, strides, numbers, first, rows, keys,
-                    HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, NEGATIVE, PRECISION,
+                    HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
             elif tile < num_tiles - 1:
                 _attend(
                     heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
-                    HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, NEGATIVE, PRECISION,
+                    HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
             else:
                 _attend(
                     heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
-                    HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, NEGATIVE, PRECISION,
+                    HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
         elif tile * BLOCK_M < rows:
             _attend(
                 heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
-                HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, cu_q_ptr is not None, NEGATIVE, PRECISION,
+                HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, cu_q_ptr is not None, SETTLED, NEGATIVE,
+                PRECISION,
             )  # fmt: skip
 
 
@@ -141,6 +144,7 @@ def _attend(
     FULL_N: tl.constexpr,
     TAIL_N: tl.constexpr,
     RAGGED: tl.constexpr,  # lengths are known on the GPU alone
+    SETTLED: tl.constexpr,
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -150,10 +154,11 @@ def _attend(
     full_keys = num_keys // BLOCK_N * BLOCK_N
     if FULL_N:
         for start in range(0, full_keys, BLOCK_N):
-            sums = _add_keys(
+            acc, row_max, row_sum, seen = _add_keys(
                 sums, query, heads, bias_head, mask_row, seed_ptr, strides, numbers, start, num_keys,
                 HEAD_DIM, DIM, MASK_M, BLOCK_N, False, NEGATIVE, PRECISION,
             )  # fmt: skip
+            sums = (settled(acc, SETTLED), row_max, row_sum, seen)
     if TAIL_N > 0:
         if RAGGED:
             for start in range(full_keys, num_keys, TAIL_N):
@@ -186,25 +191,15 @@ def _add_keys(
     DIM: tl.constexpr,
     MASK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    MASK_N: tl.constexpr,  # whether the tile reaches past the last key
+    MASK_N: tl.constexpr,  # whether they reach past the last key
     NEGATIVE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Load BLOCK_N keys and add them to the sums."""
     _, k_head, v_head, _, _, _ = heads
     _, k_stride, v_stride, _, _, _ = strides
-    offsets = tl.arange(0, BLOCK_N)  # (BLOCK_N,)
-    n = start + offsets
-    allowed = n < num_keys
-    MASKED: tl.constexpr = MASK_N or (mask_row is not None)
-    if mask_row is not None:
-        allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
-    # The base moves and the offsets stay, so that only one addition is left in the loop. Rows that nobody may look at
-    # load 0: their weight is 0, but 0 times what lies there could be NaN.
-    first = tl.cast(start, tl.int64)
-    k = load_rows(k_head + first * k_stride, offsets.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
-    v = load_rows(v_head + first * v_stride, offsets.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
+    group = load_keys(k_head, v_head, mask_row, k_stride, v_stride, start, num_keys, HEAD_DIM, DIM, BLOCK_N, MASK_N)
     return add_group(
-        sums, ((k, v, n, allowed),), query, heads, bias_head, mask_row, seed_ptr, strides, numbers,
+        sums, group, query, heads, bias_head, mask_row, seed_ptr, strides, numbers,
         MASK_M, MASK_N, False, NEGATIVE, PRECISION,
     )  # fmt: skip

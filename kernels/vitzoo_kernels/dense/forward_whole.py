@@ -115,7 +115,7 @@ def _load_groups(
     STOP: tl.constexpr = START + group_width(KEYS - START, BLOCK_N)
     MASKED: tl.constexpr = MASK_N and (STOP == KEYS)
     group = load_keys(
-        heads[1], heads[2], mask_row, strides[1], strides[2], num_keys, HEAD_DIM, DIM, STOP, MASKED, START
+        heads[1], heads[2], mask_row, strides[1], strides[2], 0, num_keys, HEAD_DIM, DIM, STOP, MASKED, START
     )
     if STOP == KEYS:
         return (group,)

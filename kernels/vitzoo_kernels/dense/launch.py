@@ -261,8 +261,9 @@ def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras)
         "FULL_M": num_queries >= tiles.block_m and not ragged,
         "TAIL_M": tail_m,
         "FULL_N": num_keys >= tiles.block_n,
-        "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
+        "TAIL_N": 16 if ragged else _tail_of_tiles(num_keys, tiles.block_n),
         "PER_PROGRAM": per_program,
+        "SETTLED": _settles(q.device),
         **_options(tiles),
     }
     return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments, holds=lse)
@@ -406,6 +407,13 @@ def _tail(num_rows: int, block: int) -> int:
     """Return the tile for the rows that fill no block: a power of two from 16, or 0 when there are none."""
     left_over = num_rows % block
     return max(16, 1 << (left_over - 1).bit_length()) if left_over else 0
+
+
+def _tail_of_tiles(num_rows: int, block: int) -> int:
+    """Return the same where it may be several tiles, the powers of two in a multiple of 16: 80 is 64 and 16."""
+    tail = _tail(num_rows, block)
+    # Smaller ones cost fewer instructions as one tile than what two would save.
+    return tail if tail <= 64 else triton.cdiv(num_rows % block, 16) * 16
 
 
 def _dim(head_dim: int) -> int:

@@ -95,6 +95,7 @@ def load_keys(
     mask_row,
     k_stride,
     v_stride,
+    first,
     num_keys,
     HEAD_DIM: tl.constexpr,
     DIM: tl.constexpr,
@@ -102,25 +103,30 @@ def load_keys(
     MASK_N: tl.constexpr,  # whether the last tile reaches past the last key
     START: tl.constexpr = 0,
 ):
-    """Return the keys from START to STOP in tiles: pieces of k, pieces of v, key numbers, which may be looked at.
+    """Return STOP - START keys in tiles: pieces of k, pieces of v, key numbers, which may be looked at.
 
-    The widths of the tiles are powers of two, the largest first: 272 keys are 256 + 16.
+    The first is number `first` + START. The widths of the tiles are powers of two, the largest first: 272 keys are
+    256 + 16.
     """
     WIDTH: tl.constexpr = piece_width(STOP - START)
     LAST: tl.constexpr = START + WIDTH == STOP
     MASKED: tl.constexpr = (LAST and MASK_N) or (mask_row is not None)
-    n = START + tl.arange(0, WIDTH)
+    offsets = START + tl.arange(0, WIDTH)  # (WIDTH,)
+    n = first + offsets
     allowed = n < num_keys
     if mask_row is not None:
         allowed = allowed & (tl.load(mask_row + n, mask=allowed, other=0) != 0)
-    k = load_rows(k_head, n.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
-    v = load_rows(v_head, n.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
+    # The base moves and the offsets stay, so that only one addition is left in a loop. Rows that nobody may look at
+    # load 0: their weight is 0, but 0 times what lies there could be NaN.
+    start = tl.cast(first, tl.int64)
+    k = load_rows(k_head + start * k_stride, offsets.to(tl.int64), k_stride, allowed, HEAD_DIM, DIM, MASKED)
+    v = load_rows(v_head + start * v_stride, offsets.to(tl.int64), v_stride, allowed, HEAD_DIM, DIM, MASKED)
     tile = (k, v, n, allowed)
     if LAST:
         return (tile,)
     else:
         return (tile,) + load_keys(
-            k_head, v_head, mask_row, k_stride, v_stride, num_keys, HEAD_DIM, DIM, STOP, MASK_N, START + WIDTH
+            k_head, v_head, mask_row, k_stride, v_stride, first, num_keys, HEAD_DIM, DIM, STOP, MASK_N, START + WIDTH
         )
 
 
