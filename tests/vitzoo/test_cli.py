@@ -110,7 +110,7 @@ def test_doctor_says_what_is_here() -> None:
 @pytest.mark.interpreter
 def test_the_doctor_checks_what_the_kernel_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(out_of("doctor", "--json"))["kernel"] == [
-        {"device": "cpu", "case": "float32, 37 tokens, head_dim 16", "ran": True, "ok": True, "detail": ""}
+        {"device": "cpu", "case": "float32, 2 images of 37 tokens, head_dim 16", "ran": True, "ok": True, "detail": ""}
     ]
     assert "right" in out_of("doctor")
 

@@ -28,6 +28,23 @@ def test_five_sizes_compile_to_one_graph_without_a_break(family: str) -> None:
     assert counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.interpreter
+def test_five_sizes_train_on_the_kernel_in_one_graph() -> None:
+    model = small("vit", attn="triton", depth=1).train()
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in SIZES:
+        image = torch.randn(2, 3, *size)
+        grads = []
+        for run in (model, compiled):
+            model.zero_grad()
+            run(image).square().sum().backward()
+            grads.append([parameter.grad for parameter in model.parameters()])
+        torch.testing.assert_close(*grads)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 @pytest.mark.parametrize("family", ["vit", "rope_mixed", "siglip"])
 def test_compiled_training_gives_the_same_gradients(family: str) -> None:
     model = small(family, attn="sdpa").train()

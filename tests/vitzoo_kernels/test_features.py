@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from vitzoo_kernels import attention, attention_qkvpacked, attention_varlen, dropout_mask
+from vitzoo_kernels import attention, attention_qkvpacked, attention_reference, attention_varlen, dropout_mask
 from vitzoo_kernels.dense import configs
 
 from vitzoo.testing import check_attention_numbers
@@ -82,6 +82,25 @@ def test_a_query_that_may_look_at_nothing_has_zeros_and_no_gradient(random_qkv, 
     assert (grads[2][1] == 0).all()
     assert (grads[3][:, :, 5] == 0).all()
     assert (grads[0][0, 6] != 0).any()
+
+
+# The square of an lse of -inf has an infinite gradient. With a gradient of the bias the backward is split.
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize("value", [NAN, INF])
+@pytest.mark.parametrize("with_gradient", [False, True], ids=["bias", "bias_with_gradient"])
+def test_the_gradient_of_the_lse_of_a_query_that_may_look_at_nothing_reaches_nobody(random_qkv, with_gradient, value):
+    inputs = random_qkv(1, 20, 37, 2, 16)
+    bias = seeded(2, 20, 37)
+    bias[:, 5] = -INF
+    dout, dlse = seeded(1, 20, 2, 16, seed=1), seeded(1, 2, 20, seed=2)
+    dlse[:, :, 5] = value
+    results = []
+    for function in (attention, attention_reference):
+        leaves = [x.clone().requires_grad_() for x in (*inputs, *([bias] if with_gradient else []))]
+        outputs = function(*leaves[:3], bias=leaves[3] if with_gradient else bias, return_lse=True)
+        results.append(torch.autograd.grad(outputs, leaves, (dout, dlse)))
+    assert all(x.isfinite().all() for x in results[1])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
@@ -231,22 +250,35 @@ def test_a_packed_tensor_has_one_gradient_of_the_same_bits(num_tokens, head_dim)
     assert results[1][2].is_contiguous()
 
 
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_the_operators_keep_their_contracts_with_everything(random_qkv):
     q, k, v = (x.requires_grad_() for x in random_qkv(2, 7, 5, 2, 16))
     bias, mask, seed = seeded(2, 7, 5).requires_grad_(), some_keys(2, 5), torch.tensor([3, 4])
-    torch.library.opcheck(torch.ops.vitzoo.attention_forward.default, (q, k, v, 0.25, bias, mask, 0.5, seed))
     places = torch.tensor([0, 2, 5], dtype=torch.int32)
     image = [x[:1, :5] for x in (q, k, v)]
-    torch.library.opcheck(
-        torch.ops.vitzoo.attention_forward.default, (*image, 0.25, None, None, 0.0, None, places, places, 3, 3)
-    )
+    check_operators((q, k, v), (bias, mask, 0.5, seed), packed=False)
+    check_operators(image, (None, None, 0.5, seed, places, places, 3, 3), packed=False)
+    # A bias that neither lies like its gradient nor has its dtype.
+    strided = seeded(2, 5, 1, 2).half().permute(0, 3, 1, 2).requires_grad_()
     qkv = seeded(2, 5, 3, 2, 16).requires_grad_()
-    torch.library.opcheck(torch.ops.vitzoo.packed_attention_forward.default, (qkv, 0.25))
-    out, lse = (x.detach() for x in torch.ops.vitzoo.packed_attention_forward(qkv, 0.25))
-    torch.library.opcheck(
-        torch.ops.vitzoo.packed_attention_backward.default, (out, None, qkv.detach(), out, lse, 0.25, False)
+    check_operators((qkv,), (strided, mask, 0.5, seed), packed=True)
+    check_operators((qkv[:1],), (None, None, 0.0, None, places, places, 3, 3), packed=True)
+
+
+def check_operators(tensors, extras, *, packed):
+    """Let torch check schema, fake, strides and autograd of a forward operator, and of its backward."""
+    forward, backward = (
+        getattr(torch.ops.vitzoo, f"{'packed_' if packed else ''}attention_{way}").default
+        for way in ("forward", "backward")
     )
+    torch.library.opcheck(forward, (*tensors, 0.25, *extras))
+    tensors = [x.detach() for x in tensors]
+    extras = [x.detach() if isinstance(x, torch.Tensor) else x for x in extras]
+    out, lse = forward(*tensors, 0.25, *extras)
+    for dlse in (None, torch.ones_like(lse)):
+        for bias_grad in {False, extras[0] is not None}:
+            torch.library.opcheck(backward, (out, dlse, *tensors, out, lse, 0.25, bias_grad, *extras))
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -27,6 +27,7 @@ from vitzoo_kernels.dense.tiles import (
     kept_rows,
     load_rows,
     locate,
+    reachable,
     row_dots,
     row_products,
     rows_of_tile,
@@ -126,6 +127,8 @@ def attention_backward_q_kernel(
     delta = row_dots(out, dout)  # (BLOCK_M,)
     if dlse_ptr is not None:
         delta -= tl.load(dlse_ptr + statistics + m)
+    if bias_ptr is not None:
+        delta = reachable(delta, lse)
     tl.store(delta_ptr + statistics + m, delta, mask=own)
 
     bias_head = bias_ptr

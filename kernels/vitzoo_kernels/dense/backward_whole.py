@@ -23,6 +23,7 @@ from vitzoo_kernels.dense.tiles import (
     load_keys,
     load_rows,
     piece_width,
+    reachable,
     row_dots,
     row_products,
     rows_of_tile,
@@ -120,14 +121,15 @@ def attention_backward_whole_kernel(
     heads = (q_head, out_head, dout_head, lse_ptr + statistics, dq_head)
     strides = (q_strides[1], num_heads * HEAD_DIM, dout_strides[1], dq_strides[1], bias_stride_m, bias_stride_n)
     numbers = (scale_log2, threshold, dropout_scale)
-    query = _query(_load_rows(heads, dlse_head, strides, 0, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M))
+    rows = _load_rows(heads, dlse_head, strides, 0, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M)
+    query = _query(rows, bias_ptr is not None)
     # Every tile of queries is masked: a second body for the last one would cost more registers than the mask.
     for start in range(0, num_queries, BLOCK_M):
         sums, rows = _add_queries(
             query, sums, tiles, heads, dlse_head, bias_head, mask_row, seed_ptr, batch_head, strides, numbers, scale,
             start, num_queries, HEAD_DIM, DIM, BLOCK_M, MASK_M, FULL_M, MASK_N, NEGATIVE, PRECISION,
         )  # fmt: skip
-        query = _query(rows)
+        query = _query(rows, bias_ptr is not None)
     _store_keys(dk_head, dv_head, dkv_strides[1], tiles, sums, mask_row, num_keys, scale, HEAD_DIM, DIM, KEYS)
 
 
@@ -196,11 +198,14 @@ def _load_rows(
 
 
 @triton.jit
-def _query(rows):
+def _query(rows, WITH_BIAS: tl.constexpr):
     """Return what the products need of these rows: q, dout, lse and delta."""
     q, dout, out, lse, dlse = rows
     # float32 before the product: dS subtracts delta from a sum of the same size, and a rounding here would remain.
-    return q, dout, lse, row_dots(out, dout) - dlse
+    delta = row_dots(out, dout) - dlse
+    if WITH_BIAS:
+        delta = reachable(delta, lse)
+    return q, dout, lse, delta
 
 
 @triton.jit

@@ -247,6 +247,15 @@ def row_dots(left, right):
 
 
 @triton.jit
+def reachable(delta, lse):
+    """Return delta with 0 for a query that may look at no key, as its bias is -inf everywhere.
+
+    Its weights are 0, which would not cancel a gradient that is not finite: that of the square of an lse of -inf is.
+    """
+    return tl.where(lse == float("-inf"), 0.0, delta)
+
+
+@triton.jit
 def load_bias(bias_head, m, n, stride_m, stride_n, inside, MASKED: tl.constexpr):
     """Return the bias at queries m and keys n, float32, in the shape they broadcast to."""
     pointers = bias_head + m * stride_m + n * stride_n
