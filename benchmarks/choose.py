@@ -141,8 +141,12 @@ def lists(kernel: str, products: str) -> Iterator[tuple[int, list[TileConfig]]]:
 
 def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
     """Return why tiles cannot ship, by what the compiler makes of them and what is known of it, or None."""
-    if configs.minor_of(triton.__version__) == (3, 7) and tiles.num_warps == 4 and 32 in (tiles.block_m, tiles.block_n):
-        return "Triton 3.7 may read past memory with tiles of 32 and 4 warps (triton-lang/triton, issue 11366)"
+    if tiles.num_warps == 4 and 32 in (tiles.block_m, tiles.block_n):
+        minor = configs.minor_of(triton.__version__)
+        if minor == (3, 7):
+            return "Triton 3.7 may read past memory with tiles of 32 and 4 warps (triton-lang/triton, issue 11366)"
+        if minor == (3, 6) and capability == 100 and tiles.num_stages > 1:
+            return "Triton 3.6 may race on 10.0 with pipelined tiles of 32 and 4 warps (triton-lang/triton, issue 9871)"
     tokens = TOKENS
     if problem.kernel.endswith("whole"):
         # As many as there is room for, and fewer, so that the last of them are masked.
@@ -154,7 +158,8 @@ def why_not(problem: Problem, tiles: TileConfig, capability: int) -> str | None:
             return f"does not compile: {type(error).__name__}: {error}".splitlines()[0]
         if program.problems:
             return "; ".join(program.problems)
-        if tiles.num_warps == 4 and 2 * (program.shared + SHARED_KEPT) > SHARED[capability]:
+        alone = 2 * (program.shared + SHARED_KEPT) > SHARED[capability]
+        if problem.kernel == "forward" and tiles.num_warps == 4 and alone:
             return f"{program.shared} bytes of shared memory leave a multiprocessor four warps"
     return None
 

@@ -212,6 +212,13 @@ def test_no_tile_ships_for_triton_3_7_that_it_may_compile_to_wrong_reads(arch):
     assert wrong == []
 
 
+def test_no_tile_ships_for_triton_3_6_on_blackwell_with_which_it_may_race():
+    # triton-lang/triton, issue 9871: 4 warps, 32 rows or keys, loads ahead.
+    tiles = [tiles for rows in configs._table(100, (3, 6)).values() for _, tiles in rows]
+    assert tiles
+    assert not [x for x in tiles if x.num_warps == 4 and 32 in (x.block_m, x.block_n) and x.num_stages > 1]
+
+
 class FakeDriver:
     """A Hopper GPU that takes programs and runs none: Triton believes that it launches."""
 
