@@ -23,7 +23,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
-from vitzoo_kernels.dense import launch
+from vitzoo_kernels.dense import launch, planning
+from vitzoo_kernels.dense.extras import Extras
 from vitzoo_kernels.dense.plans import Plans
 
 from benchmarks import machine_code
@@ -55,7 +56,7 @@ class Call:
         dropout: whether weights are dropped.
         packed_sequences: whether there are several sequences in one image.
         lse_grad: whether lse has a gradient.
-        packed_grads: whether dq, dk and dv are slices of one tensor, as q, k and v are.
+        packed: whether q, k and v are one tensor for the launcher too, with one gradient; N_q = N_k.
     """
 
     dtype: torch.dtype
@@ -70,7 +71,7 @@ class Call:
     dropout: bool = False
     packed_sequences: bool = False
     lse_grad: bool = True
-    packed_grads: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,16 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
     Raises:
         RuntimeError: Triton's interpreter is on, which compiles nothing.
     """
-    if not isinstance(launch.attention_forward_kernel, JITFunction):
+    if not isinstance(planning.attention_forward_kernel, JITFunction):
         raise RuntimeError("TRITON_INTERPRET=1 is set: the interpreter compiles nothing; unset it")
-    shapes = [(call.batch, n, 3, call.num_heads, call.head_dim) for n in (call.num_queries, call.num_keys)]
-    # Slices of a packed tensor, as in a ViT.
-    q, k, v = (torch.empty(shapes[i > 0], dtype=call.dtype, device="meta").select(2, i) for i in range(3))
+    # In a packed tensor, as in a ViT.
+    for_queries, for_keys = (
+        torch.empty(call.batch, tokens, 3, call.num_heads, call.head_dim, dtype=call.dtype, device="meta")
+        for tokens in (call.num_queries, call.num_keys)
+    )
+    inputs = (for_queries,) if call.packed else (for_queries.select(2, 0), *for_keys.unbind(2)[1:])
     places = torch.empty(call.batch + 1, dtype=torch.int32, device="meta") if call.packed_sequences else None
-    extras = launch.Extras(
+    extras = Extras(
         bias=torch.empty(call.num_heads, call.num_queries, call.num_keys, dtype=call.dtype, device="meta")
         if call.bias
         else None,
@@ -111,13 +115,9 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
         max_k=call.num_keys,
     )
     with recorded(divmod(capability, 10)) as records:
-        out, lse = launch.attention_forward(q, k, v, call.head_dim**-0.5, extras)
+        out, lse = launch.attention_forward(inputs, None, extras)
         dlse = lse if call.lse_grad else None
-        into = (q, k, v) if call.packed_grads else None
-        bias_grad = call.bias and call.bias_grad
-        launch.attention_backward(
-            out, dlse, q, k, v, out, lse, call.head_dim**-0.5, extras, bias_grad=bias_grad, into=into
-        )
+        launch.attention_backward(out, dlse, inputs, out, lse, None, extras, bias_grad=call.bias and call.bias_grad)
     return records
 
 
@@ -128,19 +128,19 @@ def recorded(capability: tuple[int, int]) -> Iterator[list[Launch]]:
 
     class Recorder:
         def __init__(self, kernel: Any) -> None:
-            self.kernel = kernel
+            self.kernel, self.arg_names = kernel, kernel.arg_names
 
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             return lambda **arguments: records.append(Launch(self.kernel, arguments))
 
     with (
-        mock.patch.object(launch, "_check_device"),
-        mock.patch.object(launch, "_capability", return_value=capability),
+        mock.patch.object(planning, "_check_device"),
+        mock.patch.object(planning, "_capability", return_value=capability),
         mock.patch.object(launch, "_plans", Plans()),
     ):
-        names = [name for name in vars(launch) if name.endswith("_kernel")]
-        recorders = {name: Recorder(getattr(launch, name)) for name in names}
-        with mock.patch.multiple(launch, **recorders):
+        names = [name for name in vars(planning) if name.endswith("_kernel")]
+        recorders = {name: Recorder(getattr(planning, name)) for name in names}
+        with mock.patch.multiple(planning, **recorders):
             yield records
 
 

@@ -140,7 +140,7 @@ def timed_calls(shape: Shape, dtype: torch.dtype) -> list[Call]:
             num_heads=shape.heads,
             batch=shape.batch,
             lse_grad=False,
-            packed_grads=packed,
+            packed=packed,
         )
         for packed in (False, True)
     ]

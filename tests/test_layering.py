@@ -113,9 +113,10 @@ def test_kernels_import_torch_triton_and_einops_and_never_vitzoo() -> None:
 def test_kernels_keep_their_order() -> None:
     order = {
         "api": {"ops", "layouts", "reference", "launch"},
-        "ops": {"launch"},
-        "launch": {"forward", "forward_whole", "backward", "backward_whole", "backward_bias", "dropout"}
-        | {"configs", "plans", "layouts"},
+        "ops": {"launch", "extras", "layouts"},
+        "launch": {"planning", "plans", "extras"},
+        "planning": {"forward", "forward_whole", "backward", "backward_whole", "backward_bias", "dropout"}
+        | {"configs", "plans", "layouts", "extras"},
         "forward": {"softmax", "tiles"},
         "forward_whole": {"softmax", "tiles"},
         "softmax": {"tiles"},
@@ -126,6 +127,7 @@ def test_kernels_keep_their_order() -> None:
         "tiles": set(),
         "configs": set(),
         "layouts": set(),
+        "extras": set(),
         "plans": set(),
         "reference": set(),
     }

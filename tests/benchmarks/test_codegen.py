@@ -77,7 +77,7 @@ def test_the_bare_launch_is_seen_though_the_same_call_was_made_before(monkeypatc
         def __getitem__(self, grid):
             return lambda *arguments: launched.append((grid, arguments[0]))
 
-    monkeypatch.setattr(kernels.launch, "_check_device", lambda q: None)
+    monkeypatch.setattr(ahead_of_time.planning, "_check_device", lambda q: None)
     monkeypatch.setattr(kernels.JITFunction, "run", lambda kernel, *args, **kwargs: Program())
     q, k, v = torch.randn(1, 5, 3, 1, 64).unbind(2)
     kernels.attention(q, k, v)

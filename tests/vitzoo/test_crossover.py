@@ -121,7 +121,7 @@ def test_a_choice_made_during_a_call_is_not_overwritten_by_it(monkeypatch: pytes
     q = torch.randn(1, 4, 2, 16)
     attend(q, q, q)
     assert attend.choice == "reference"
-    assert attend._chosen(q, q, q, None, None, 0.0).name == "reference"
+    assert attend._chosen((q, q, q), None, None, 0.0).name == "reference"
 
 
 def test_nothing_measured_is_torchs_attention(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

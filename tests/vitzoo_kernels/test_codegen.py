@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 from vitzoo_kernels import attention, attention_qkvpacked  # noqa: E402
-from vitzoo_kernels.dense import configs, launch, plans  # noqa: E402
+from vitzoo_kernels.dense import configs, launch, planning, plans  # noqa: E402
 
 from benchmarks.ahead_of_time import SHARED_LIMIT, TENSOR_CORE, Call, compiled, launches_of  # noqa: E402
 
@@ -251,10 +251,10 @@ class FakeDriver:
 def launched(monkeypatch):
     """Let Triton's own launcher compile for a GPU that is not there; return what it launched, as hashes of programs."""
     found = []
-    monkeypatch.setattr(launch, "_check_device", lambda q: None)
-    monkeypatch.setattr(launch, "_capability", lambda device: (9, 0))
+    monkeypatch.setattr(planning, "_check_device", lambda q: None)
+    monkeypatch.setattr(planning, "_capability", lambda device: (9, 0))
     monkeypatch.setattr(launch, "_plans", plans.Plans())
-    kernels = [kernel for kernel in vars(launch).values() if isinstance(kernel, JITFunction)]
+    kernels = [kernel for kernel in vars(planning).values() if isinstance(kernel, JITFunction)]
     for kernel in kernels:
         monkeypatch.setattr(kernel, "device_caches", type(kernel.device_caches)(kernel.create_binder))
     before = driver._active
@@ -264,7 +264,7 @@ def launched(monkeypatch):
 
 
 def test_a_first_call_finds_the_programs_that_were_compiled_ahead_of_time(launched):
-    call = Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, lse_grad=False, packed_grads=True)
+    call = Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, lse_grad=False, packed=True)
     ahead = [compiled(record, 90).compiled.metadata.hash for record in launches_of(call, 90)]
     qkv = torch.zeros(2, 197, 3, 3, 64, dtype=BF16, requires_grad=True)
     for _ in range(2):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from vitzoo_kernels import attention, attention_reference, dropout_mask
-from vitzoo_kernels.dense import configs, launch
+from vitzoo_kernels.dense import configs, launch, planning
 
 from vitzoo.testing import check_attention_numbers
 
@@ -27,8 +27,8 @@ def whole_heads(tiles_for_the_interpreter, monkeypatch):
     monkeypatch.setattr(configs, "MANY_HEADS", 1)
     monkeypatch.setattr(launch, "_plans", type(launch._plans)())
     yield
-    kernels = [plan.kernel for plans in launch._plans._kept.values() for plan in plans]
-    assert launch.attention_forward_whole_kernel in kernels
+    kernels = [plan.kernel for plans in launch._plans.values() for plan in plans]
+    assert planning.attention_forward_whole_kernel in kernels
 
 
 # Weights of masked keys are computed and dropped, and some of them overflow.

@@ -92,7 +92,7 @@ except ImportError as error:
     os.environ.get("TRITON_INTERPRET") == "1", reason="needs TRITON_INTERPRET unset: it skips the check"
 )
 def test_an_old_gpu_is_refused(monkeypatch):
-    from vitzoo_kernels.dense import launch
+    from vitzoo_kernels.dense import planning
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
@@ -102,4 +102,4 @@ def test_an_old_gpu_is_refused(monkeypatch):
 
     words = r"Tesla T4 has compute capability 7.5 \(supported: 8.0 and above\); use attention_reference there"
     with pytest.raises(ValueError, match=words):
-        launch._check_device(OnGPU())
+        planning._check_device(OnGPU())

@@ -16,7 +16,7 @@ import vitzoo_kernels
 from torch import Tensor, nn
 
 from vitzoo.attention.caps import Reason
-from vitzoo.attention.select import Attend, AttnLike, call_key, problem_of, refusals_of_all
+from vitzoo.attention.select import Attend, AttnLike, call_key, problem_of, refusals_of_all, sizes_of
 from vitzoo.errors import InputError, suggestion
 
 
@@ -157,8 +157,9 @@ def explain_attention(model: nn.Module, x: Tensor) -> AttentionReport:
     refusals: dict[tuple[str, str], dict[str, tuple[Reason, ...]]] = {}
 
     def record(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
-        key = call_key(q, k, v, options.get("bias"), options.get("key_mask"), options.get("dropout_p", 0.0))
-        problem = problem_of(key, q.shape[1], k.shape[1], q.shape[0] * q.shape[2])
+        inputs = q, k, v
+        key = call_key(inputs, options.get("bias"), options.get("key_mask"), options.get("dropout_p", 0.0))
+        problem = problem_of(key, *sizes_of(inputs))
         ran = attend.select(problem).name
         words = (
             f"{problem.n_q} queries x {problem.n_k} keys, head_dim {problem.head_dim}, {problem.dtype} "

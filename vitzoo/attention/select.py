@@ -168,7 +168,7 @@ class Attend:
         Raises:
             BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
         """
-        chosen = self._chosen(q, k, v, bias, key_mask, dropout_p)
+        chosen = self._chosen((q, k, v), bias, key_mask, dropout_p)
         return chosen.function(q, k, v, **_asked(bias, key_mask, scale, dropout_p))
 
     def packed(
@@ -197,27 +197,27 @@ class Attend:
         Raises:
             BackendUnsupported: as for a call.
         """
-        q, k, v = qkv.unbind(2)
-        chosen = self._chosen(q, k, v, bias, key_mask, dropout_p)
+        chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         options = _asked(bias, key_mask, scale, dropout_p)
         packed: AttentionFunction | None = getattr(chosen.function, "packed", None)
-        return chosen.function(q, k, v, **options) if packed is None else packed(qkv, **options)
+        return chosen.function(*qkv.unbind(2), **options) if packed is None else packed(qkv, **options)
 
     def _chosen(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, dropout_p: float
+        self, inputs: tuple[Tensor, ...], bias: Tensor | None, key_mask: Tensor | None, dropout_p: float
     ) -> Backend:
-        """Return the backend that runs a call."""
-        key = call_key(q, k, v, bias, key_mask, dropout_p)
-        heads = q.shape[0] * q.shape[2]
+        """Return the backend that runs a call; its inputs are q, k and v, or one tensor of all three."""
+        key = call_key(inputs, bias, key_mask, dropout_p)
         if torch.compiler.is_compiling():
             # The choice is made once, while tracing; a cache would be a side effect that makes the graph stale.
-            return self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+            return self.select(problem_of(key, *sizes_of(inputs)))
         # Another thread may choose in between; what was selected by the old choice then stays in the old plans.
-        plans = self._plans
-        size = crossover.place(_capability(q.device), q.shape[1], heads) if self._by_size and q.is_cuda else None
+        plans, size = self._plans, None
+        if self._by_size and inputs[0].is_cuda:
+            n_q, _, heads = sizes_of(inputs)
+            size = crossover.place(_capability(inputs[0].device), n_q, heads)
         chosen = plans.get((key, size))
         if chosen is None:
-            chosen = plans[key, size] = self.select(problem_of(key, q.shape[1], k.shape[1], heads))
+            chosen = plans[key, size] = self.select(problem_of(key, *sizes_of(inputs)))
         return chosen
 
     def select(self, problem: AttentionProblem) -> Backend:
@@ -257,22 +257,34 @@ def refusals_of_all(problem: AttentionProblem) -> dict[str, tuple[Reason, ...]]:
     return {entry.name: caps_of(entry.name).reasons_against(problem) for entry in get_registry().entries("attention")}
 
 
-def call_key(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, key_mask: Tensor | None, dropout_p: float
-) -> CallKey:
-    """Return what the choice of a backend depends on, cheaply: an `AttentionProblem` would cost 3 us a layer."""
-    grad = torch.is_grad_enabled()
+def call_key(inputs: tuple[Tensor, ...], bias: Tensor | None, key_mask: Tensor | None, dropout_p: float) -> CallKey:
+    """Return what the choice of a backend depends on, cheaply: an `AttentionProblem` would cost 3 us a layer.
+
+    Args:
+        inputs: q, k and v, or one tensor (B, N, 3, H, D) of all three.
+        bias: as for `Attend`.
+        key_mask: as for `Attend`.
+        dropout_p: as for `Attend`.
+    """
+    grad, first = torch.is_grad_enabled(), inputs[0]
+    shape = first.shape
     return (
-        q.device,
-        q.dtype,
-        q.shape[3],
-        q.shape[1] == k.shape[1],
+        first.device,
+        first.dtype,
+        shape[-1],
+        len(inputs) == 1 or shape[1] == inputs[1].shape[1],
         bias is not None,
         grad and bias is not None and bias.requires_grad,
         key_mask is not None,
         dropout_p > 0,
-        grad and (q.requires_grad or k.requires_grad or v.requires_grad),
+        grad and any(x.requires_grad for x in inputs),
     )
+
+
+def sizes_of(inputs: tuple[Tensor, ...]) -> tuple[int, int, int]:
+    """Return the number of queries, of keys, and of heads in all images, of inputs as `call_key` takes them."""
+    shape = inputs[0].shape
+    return shape[1], shape[1] if len(inputs) == 1 else inputs[1].shape[1], shape[0] * shape[-2]
 
 
 def problem_of(key: CallKey, n_q: int, n_k: int, heads: int) -> AttentionProblem:

@@ -1,6 +1,6 @@
 """The attention functions that people call: they check their arguments once and hand them to the operators."""
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, NoReturn, overload
 
 import torch
 from torch import Tensor
@@ -104,22 +104,28 @@ def attention(
 
     Source: FlashAttention-2, arXiv 2307.08691.
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, tensor, 4, "(B, N, H, D): split the channels with unflatten(-1, (H, D))")
-    q, k, v = _autocast(q, k, v)
+    are_tensors = isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
+    if not (are_tensors and q.ndim == k.ndim == v.ndim == 4):
+        _refuse(4, "(B, N, H, D): split the channels with unflatten(-1, (H, D))", q=q, k=k, v=v)
+    if torch._C._is_any_autocast_enabled():
+        q, k, v = _autocast(q, k, v)
+    if scale is not None:
+        _check_scale(scale)
     eager = ops.is_eager(q)
     if not eager or dropout_p:
         # Eager calls are checked where they are planned: once for each kind. A refused one draws no random numbers.
         check_layouts(q, k, v)
-    try:
-        extras = _extras(
-            q, k, bias, key_mask, dropout_p, dropout_seed, (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
-        )
-    except ValueError:
-        # A bias or a mask that fits k and not q is no fault of its own.
-        check_layouts(q, k, v)
-        raise
-    out, lse = ops.attention_forward(q, k, v, _scale(scale, q.shape[-1]), *extras, eager=eager)
+    extras: tuple[Any, ...] = ()
+    cu_seqlens, max_seqlens = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
+    plain = bias is None and key_mask is None and not dropout_p and dropout_seed is None
+    if not plain or cu_seqlens != (None, None) or max_seqlens != (None, None):
+        try:
+            extras = _extras(q, k, bias, key_mask, dropout_p, dropout_seed, cu_seqlens, max_seqlens)
+        except ValueError:
+            # A bias or a mask that fits k and not q is no fault of its own.
+            check_layouts(q, k, v)
+            raise
+    out, lse = ops.attend((q, k, v), scale, extras, eager=eager)
     return (out, lse) if return_lse else out
 
 
@@ -151,16 +157,22 @@ def attention_qkvpacked(
         TypeError: as for `attention`.
         ValueError: as for `attention`.
     """
-    _check_tensor("qkv", qkv, 5, "(B, N, 3, H, D): split the channels with unflatten(-1, (3, H, D))")
+    if not (isinstance(qkv, Tensor) and qkv.ndim == 5):
+        _refuse(5, "(B, N, 3, H, D): split the channels with unflatten(-1, (3, H, D))", qkv=qkv)
     if qkv.shape[2] != 3:
         raise ValueError(f"qkv has shape {tuple(qkv.shape)}; attention takes (B, N, 3, H, D)")
-    (qkv,) = _autocast(qkv)
+    if torch._C._is_any_autocast_enabled():
+        (qkv,) = _autocast(qkv)
+    if scale is not None:
+        _check_scale(scale)
     eager = ops.is_eager(qkv)
     if not eager or dropout_p:
         check_layouts(*qkv.unbind(2))
-    tokens = qkv.select(2, 0) if bias is not None or key_mask is not None else qkv
-    extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
-    out, lse = ops.packed_attention_forward(qkv, _scale(scale, qkv.shape[-1]), *extras, eager=eager)
+    extras: tuple[Any, ...] = ()
+    if not (bias is None and key_mask is None and not dropout_p and dropout_seed is None):
+        tokens = qkv.select(2, 0)
+        extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
+    out, lse = ops.attend((qkv,), scale, extras, eager=eager)
     return (out, lse) if return_lse else out
 
 
@@ -204,8 +216,8 @@ def attention_varlen(
         TypeError: as for `attention`.
         ValueError: as for `attention`.
     """
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        _check_tensor(name, tensor, 3, "(T, H, D), the tokens of all sequences one after the other")
+    if not all(isinstance(x, Tensor) and x.ndim == 3 for x in (q, k, v)):
+        _refuse(3, "(T, H, D), the tokens of all sequences one after the other", q=q, k=k, v=v)
     out, lse = attention(
         q[None],
         k[None],
@@ -242,16 +254,18 @@ def dropout_mask(dropout_seed: Tensor, dropout_p: float, shape: tuple[int, int, 
     return launch.dropout_mask(dropout_seed, dropout_p, shape)
 
 
-def _check_tensor(name: str, tensor: Any, ndim: int, wanted: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} is a {type(tensor).__name__}; attention takes tensors of shape {wanted.split(':')[0]}")
-    if tensor.ndim != ndim:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; attention takes {wanted}")
+def _refuse(ndim: int, wanted: str, **tensors: Any) -> NoReturn:
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} is a {type(tensor).__name__}; attention takes tensors of shape {wanted.split(':')[0]}"
+            )
+        if tensor.ndim != ndim:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; attention takes {wanted}")
+    raise AssertionError("nothing is wrong with these tensors")
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    if not torch._C._is_any_autocast_enabled():
-        return tensors
     device = tensors[0].device.type
     if torch.is_autocast_enabled(device) if device in ("cuda", "cpu") else _is_autocast(device):
         dtype = torch.get_autocast_dtype(device)
@@ -263,10 +277,9 @@ def _is_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def _scale(scale: float | None, head_dim: int) -> float:
-    if not (scale is None or isinstance(scale, int | float)):
+def _check_scale(scale: Any) -> None:
+    if not isinstance(scale, int | float):
         raise TypeError(f"scale is a {type(scale).__name__}; attention takes a Python number, or None for D ** -0.5")
-    return head_dim**-0.5 if scale is None else float(scale)
 
 
 def _extras(
@@ -279,10 +292,7 @@ def _extras(
     cu_seqlens: tuple[Tensor | None, Tensor | None],
     max_seqlens: tuple[int | None, int | None],
 ) -> tuple[Any, ...]:
-    """Check what comes beside q, k and v, and return the fields of `launch.Extras`; () when there is nothing."""
-    plain = bias is None and key_mask is None and not dropout_p and dropout_seed is None
-    if plain and cu_seqlens == (None, None) and max_seqlens == (None, None):
-        return ()
+    """Check what comes beside q, k and v, and return the fields of `Extras`."""
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None:
         sizes = tuple(zip(reversed(bias.shape), reversed(scores), strict=False))

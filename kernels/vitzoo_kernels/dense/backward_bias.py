@@ -29,8 +29,8 @@ def attention_backward_bias_kernel(
     dout_ptr,
     lse_ptr,
     delta_ptr,
-    bias_ptr,
     partial_ptr,  # (shares, bias_images, bias_heads, N_q, N_k) float32, contiguous
+    bias_ptr,
     key_mask_ptr,
     seed_ptr,
     q_stride_b,

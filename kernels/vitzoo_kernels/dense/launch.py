@@ -1,526 +1,175 @@
-"""From tensors to kernel launches: what runs where, tiles, strides and grids."""
+"""From tensors to launches: a call finds its plans, or has `planning` make them, and runs them.
 
-import functools
-import re
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Any
+What is here runs at every call, and a call should cost the host little more than Triton's own launch of a compiled
+kernel: tensors are asked for little, and once. q, k and v are three tensors (B, N, H, D), or one of (B, N, 3, H, D),
+which has one layout to look at and is never cut into slices.
+"""
+
+from collections.abc import Hashable, Sequence
+from functools import partial
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from vitzoo_kernels.dense import configs
-from vitzoo_kernels.dense.backward import attention_backward_kv_kernel, attention_backward_q_kernel
-from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
-from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
-from vitzoo_kernels.dense.dropout import dropout_mask_kernel
-from vitzoo_kernels.dense.forward import attention_forward_kernel
-from vitzoo_kernels.dense.forward_whole import attention_forward_whole_kernel
-from vitzoo_kernels.dense.layouts import check_layouts
-from vitzoo_kernels.dense.plans import Plan, Plans, layout, run
-from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
+from vitzoo_kernels.dense import planning
+from vitzoo_kernels.dense.extras import PLAIN, Extras
+from vitzoo_kernels.dense.plans import Plans, layout
 
-LOG2_E = 1.4426950408889634
-# A scale of 0 must leave a masked score of -inf what it is, and 0 times -inf is NaN.
-SMALLEST_SCALE = 1e-37
-# Triton decided it when it was imported.
-INTERPRETED = not isinstance(attention_forward_kernel, triton.JITFunction)
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What a call has beside q, k, v and a scale; None or 0 where it has not.
-
-    Args:
-        bias: broadcasts to (B, H, N_q, N_k).
-        key_mask: (B, N_k) bool.
-        dropout_p: share of the weights dropped.
-        seed: (2,) int64, seed and offset of the dropout.
-        cu_q: (sequences + 1,) int32, where the queries of each packed sequence begin.
-        cu_k: the same of the keys.
-        max_q: queries of the longest sequence.
-        max_k: keys of the longest sequence.
-    """
-
-    bias: Tensor | None = None
-    key_mask: Tensor | None = None
-    dropout_p: float = 0.0
-    seed: Tensor | None = None
-    cu_q: Tensor | None = None
-    cu_k: Tensor | None = None
-    max_q: int = 0
-    max_k: int = 0
-
-    @property
-    def tensors(self) -> dict[str, Tensor | None]:
-        """The tensors, as the kernels take them."""
-        taken = {
-            "bias_ptr": self.bias,
-            "key_mask_ptr": None if self.key_mask is None else self.key_mask.view(torch.uint8),
-            "seed_ptr": None if self.dropout_p == 0 else self.seed,
-            "cu_q_ptr": self.cu_q,
-            "cu_k_ptr": self.cu_k,
-        }
-        # The kernels are told the strides of the bias alone.
-        return {name: x if x is None or name == "bias_ptr" else x.contiguous() for name, x in taken.items()}
-
-    @property
-    def numbers(self) -> tuple[float, int, int]:
-        """What is no tensor."""
-        return self.dropout_p, self.max_q, self.max_k
-
-    @property
-    def bias_strides(self) -> dict[str, int]:
-        """The bias's strides over (B, H, N_q, N_k), in elements, 0 where it is broadcast."""
-        strides = [0, 0, 0, 0]
-        if self.bias is not None:
-            for i in range(1, self.bias.ndim + 1):
-                strides[-i] = 0 if self.bias.shape[-i] == 1 else self.bias.stride(-i)
-        return {f"bias_stride_{axis}": stride for axis, stride in zip("bhmn", strides, strict=True)}
-
-    @property
-    def features(self) -> str:
-        """What there is to hold for each score, one of `configs.FEATURES`."""
-        if self.bias is not None:
-            return "bias" if self.dropout_p == 0 else "rich"
-        if self.dropout_p > 0:
-            return "dropout"
-        if self.cu_q is not None:
-            return "ragged"
-        return "plain" if self.key_mask is None else "masked"
-
-    @property
-    def dropout(self) -> dict[str, int | float]:
-        """The dropout's numbers, as the kernels take them."""
-        keep = 1 - self.dropout_p
-        return {"threshold": threshold_of(self.dropout_p), "dropout_scale": 1 / keep if keep else 0.0}
-
-
-# For a call without any of it, which need not ask nine questions.
-PLAIN = Extras()
-PLAIN_TENSORS = PLAIN.tensors
-# What the kernels do not take that never get packed sequences.
-NOT_RAGGED = ("cu_q_ptr", "cu_k_ptr")
+# What the kernels take, in their order and before what a call has beside; a kernel of the backward takes some of it.
+FORWARD = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "lse_ptr")
+BACKWARD = (*FORWARD[:4], "dout_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "dq_ptr", "dk_ptr", "dv_ptr", "partial_ptr")
 
 _plans = Plans()
 
+# A contiguous tensor of the same shape, dtype and device: half the host time of torch.empty, which is told all three.
+empty_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
 
-def attention_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> tuple[Tensor, Tensor]:
-    """Return out, (B, N_q, H, D), contiguous, dtype of `q`, and lse, (B, H, N_q), float32.
+
+def attention_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras = PLAIN) -> tuple[Tensor, Tensor]:
+    """Return out, (B, N_q, H, D), contiguous, dtype of q, and lse, (B, H, N_q), float32.
+
+    Args:
+        inputs: q, k and v, or one tensor of all three.
+        scale: factor on the scores; D ** -0.5 when None.
+        extras: what the call has beside them.
 
     Raises:
         ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
     """
-    tensors = PLAIN_TENSORS if extras is PLAIN else extras.tensors
-    key = ("forward", *_key(q, k, v, scale, extras, tensors))
-    (plan,) = _plans.find(key) or _plans.keep(key, _plan_forward(q, k, v, scale, extras))
-    out, lse = empty_like(q), empty_like(plan.holds)
-    run(q.device, (plan, {"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "lse_ptr": lse, **tensors}))
+    if _is_elsewhere(inputs[0]):
+        with torch.cuda.device(inputs[0].device):
+            return attention_forward(inputs, scale, extras)
+    at = _addresses(inputs)
+    beside, beside_key, beside_at = _NOTHING if extras is PLAIN else _described(extras)
+    key = "forward", scale, _key(inputs, at), beside_key
+    plans = _plans.get(key) or _plans.keep(key, planning.plan_forward(*_three(inputs), scale, extras))
+    plan = plans[0]
+    out, lse = empty_like(plan.holds[0]), empty_like(plan.holds[1])
+    if plan.launch is None:
+        plan.through_triton({**dict(zip(FORWARD, (*_three(inputs), out, lse), strict=True)), **beside})
+    else:
+        plan.launch(*at, out.data_ptr(), lse.data_ptr(), *beside_at, *plan.rest)
     return out, lse
 
 
 def attention_backward(
     dout: Tensor,
     dlse: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    inputs: Sequence[Tensor],
     out: Tensor,
     lse: Tensor,
-    scale: float,
-    extras: Extras,
+    scale: float | None,
+    extras: Extras = PLAIN,
     *,
     bias_grad: bool = False,
-    into: tuple[Tensor, Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return dq, dk, dv in the shapes and dtype of q, k and v, and the gradient of the bias or None.
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return a contiguous gradient for each of the inputs, in its shape and dtype, and that of the bias or None.
 
     Args:
         dout: gradient of out, any strides.
         dlse: gradient of lse, or None when it has none.
-        q: as for the forward.
-        k: as for the forward.
-        v: as for the forward.
+        inputs: as for the forward.
         out: what the forward returned.
         lse: what the forward returned.
         scale: as for the forward.
         extras: as for the forward.
         bias_grad: whether the bias's gradient is asked for.
-        into: where to write dq, dk and dv, such as slices of one packed tensor; strides that 8 divides, the last 1, and
-            the same for dk and dv. None: contiguous tensors of their own.
 
     Raises:
-        ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
+        ValueError: the kernels cannot run on the device of the inputs, or not in their dtype there.
     """
+    if _is_elsewhere(inputs[0]):
+        with torch.cuda.device(inputs[0].device):
+            return attention_backward(dout, dlse, inputs, out, lse, scale, extras, bias_grad=bias_grad)
     # The caller does not choose the strides of a gradient: that of out.sum() is one number expanded with stride 0.
     dout = dout if dout.stride(-1) == 1 else dout.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
-    if into is None:
-        into = (empty_like(q), empty_like(k), empty_like(v))
-    extra = PLAIN_TENSORS if extras is PLAIN else extras.tensors
-    # Whoever kept them in between, to save memory, may have laid them elsewhere.
-    kept = (out.data_ptr() | lse.data_ptr()) & 15
-    given = (layout(dout), layout(dlse), layout(into[0]), layout(into[1]), kept, bias_grad)
-    key = ("backward", *_key(q, k, v, scale, extras, extra), given)
-    plans = _plans.find(key) or _plans.keep(key, *_plan_backward(dout, q, k, v, scale, extras, into, bias_grad))
-
-    inputs = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "dout_ptr": dout, "lse_ptr": lse, **extra}
-    for_queries = {"out_ptr": out, "dlse_ptr": dlse, "dq_ptr": into[0]}
-    for_keys = {"dk_ptr": into[1], "dv_ptr": into[2]}
-    if len(plans) == 1:
-        run(q.device, (plans[0], {**inputs, **for_queries, **for_keys}))
-        return *into, None
+    at, out_at, dout_at, lse_at = _addresses(inputs), out.data_ptr(), dout.data_ptr(), lse.data_ptr()
+    dlse_at = None if dlse is None else dlse.data_ptr()
+    beside, beside_key, beside_at = _NOTHING if extras is PLAIN else _described(extras)
+    # Whoever kept tensors in between, to save memory, may have laid them elsewhere: nothing of the forward's key holds.
+    given = dout.dtype, dout.stride(), dout_at & 15, (out_at | lse_at) & 15, None if dlse_at is None else dlse_at & 15
+    key = "backward", scale, _key(inputs, at), beside_key, given, bias_grad
+    grads = list(map(empty_like, inputs))
+    plans = _plans.get(key)
+    if plans is None:
+        dq, dk, _ = _three(grads)
+        made = planning.plan_backward(dout, *_three(inputs), dq, dk, scale, extras, bias_grad)
+        plans = _plans.keep(key, *made)
     # The kernel for queries fills delta, and the later ones read it.
-    inputs["delta_ptr"] = empty_like(lse)
-    run(q.device, (plans[0], {**inputs, **for_queries}), (plans[1], {**inputs, **for_keys}))
-    if not bias_grad:
-        return *into, None
+    delta = None if len(plans) == 1 else empty_like(lse)
+    shares = torch.empty(plans[2].holds, dtype=torch.float32, device=lse.device) if bias_grad else None
+    if plans[-1].launch is None:
+        taken = (*_three(inputs), out, dout, lse, dlse, delta, *_three(grads), shares)
+        tensors = {**dict(zip(BACKWARD, taken, strict=True)), **beside}
+        for plan in plans:
+            plan.through_triton(tensors)
+    elif delta is None:
+        plans[0].launch(*at, out_at, dout_at, lse_at, dlse_at, *_addresses(grads), *beside_at, *plans[0].rest)
+    else:
+        delta_at, (dq_at, dk_at, dv_at) = delta.data_ptr(), _addresses(grads)
+        for_queries, for_keys, *_ = plans
+        for_queries.launch(*at, out_at, dout_at, lse_at, dlse_at, delta_at, dq_at, *beside_at, *for_queries.rest)
+        for_keys.launch(*at, dout_at, lse_at, delta_at, dk_at, dv_at, *beside_at, *for_keys.rest)
+        if shares is not None:
+            plans[2].launch(*at, dout_at, lse_at, delta_at, shares.data_ptr(), *beside_at, *plans[2].rest)
+    if shares is None:
+        return grads, None
     assert extras.bias is not None
-    partial = torch.empty(plans[2].holds, dtype=torch.float32, device=q.device)
-    run(q.device, (plans[2], {**inputs, "partial_ptr": partial}))
-    return *into, partial.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
+    return grads, shares.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
 
 
 def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int]) -> Tensor:
     """Return bool, (B, H, N_q, N_k), True where the kernels keep a weight."""
-    batch, num_heads, num_queries, num_keys = shape
+    if _is_elsewhere(seed):
+        with torch.cuda.device(seed.device):
+            return dropout_mask(seed, dropout_p, shape)
     mask = torch.empty(shape, dtype=torch.uint8, device=seed.device)
-    tiles = configs.DROPOUT_MASK
-    grid = batch * num_heads * triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
-    arguments = {
-        "num_queries": num_queries,
-        "num_keys": num_keys,
-        "threshold": threshold_of(dropout_p),
-        "BLOCK_M": tiles.block_m,
-        "BLOCK_N": tiles.block_n,
-        **_options(tiles),
-    }
-    run(seed.device, (Plan(dropout_mask_kernel, grid, arguments), {"seed_ptr": seed.contiguous(), "mask_ptr": mask}))
+    plan = planning.plan_dropout_mask(dropout_p, shape)
+    plan.through_triton({"seed_ptr": seed.contiguous(), "mask_ptr": mask})
     return mask.view(torch.bool)
 
 
-def threshold_of(dropout_p: float) -> int:
-    """Return what a random number of 31 bits must reach for its weight to be kept."""
-    return min(round(dropout_p * 2**31), 2**31 - 1)
+def _is_elsewhere(x: Tensor) -> bool:
+    """Return whether a tensor is on another GPU than the current one, which Triton takes whatever the tensors say."""
+    return x.is_cuda and torch.cuda.current_device() != x.get_device()
 
 
-def _key(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras, tensors: dict[str, Tensor | None]
-) -> tuple[Hashable, ...]:
-    """Return all that a call's plans depend on."""
-    devices = q.device, k.device, v.device
-    key = (devices, layout(q), layout(k), layout(v), scale, _precision() if q.dtype == torch.float32 else "")
-    return key if extras is PLAIN else (*key, extras.numbers, *map(layout, tensors.values()))
+def _three(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v, or their gradients."""
+    q, k, v = tensors if len(tensors) == 3 else tensors[0].unbind(2)
+    return q, k, v
 
 
-def _plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float, extras: Extras) -> Plan:
-    """Return the plan of the forward; it holds a tensor without memory that has the shape of lse."""
-    check_layouts(q, k, v)
-    _check_device(q)
-    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
-    ragged = extras.cu_q is not None
-    lse = torch.empty(1, dtype=torch.float32, device=q.device).expand(q.shape[0], q.shape[2], q.shape[1])
-    # Plans outlive their calls, and the pool of a CUDA graph may lose nothing to them.
-    lse.untyped_storage().resize_(0)
-    shared = {
-        **_layout_of(q=q, k=k, v=v),
-        **extras.bias_strides,
-        "num_queries": num_queries,
-        "num_keys": num_keys,
-        "scale_log2": _scale_log2(scale),
-        **extras.dropout,
-        **_shared(q.shape[-1], scale),
-    }
-    # One program a head where that leaves no part of a GPU idle; with one tile of queries nothing would be saved.
-    many = batch_heads >= configs.MANY_HEADS and not ragged
-    tiles = _find_tiles("forward_whole", q, extras, num_keys) if many else None
-    if tiles is not None and num_queries > tiles.block_m:
-        arguments = {
-            **shared,
-            "KEYS": triton.cdiv(num_keys, 16) * 16,
-            "BLOCK_M": tiles.block_m,
-            "BLOCK_N": tiles.block_n,
-            "MASK_N": num_keys % 16 > 0,
-            **_options(tiles),
-        }
-        return Plan(attention_forward_whole_kernel, batch_heads, arguments, never=NOT_RAGGED, holds=lse)
-    tiles = _tiles("forward", q, extras, num_keys)
-    tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
-    one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
-    per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
-    # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
-    num_tiles = num_queries // tiles.block_m + (tail_m > 0)
-    arguments = {
-        **shared,
-        "batch_heads": batch_heads,
-        "total_queries": q.shape[1],
-        "BLOCK_M": tiles.block_m,
-        "BLOCK_N": tiles.block_n,
-        "FULL_M": num_queries >= tiles.block_m and not ragged,
-        "TAIL_M": tail_m,
-        "FULL_N": num_keys >= tiles.block_n,
-        "TAIL_N": 16 if ragged else _tail_of_tiles(num_keys, tiles.block_n),
-        "PER_PROGRAM": per_program,
-        "SETTLED": _settles(q.device),
-        **_options(tiles),
-    }
-    return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments, holds=lse)
+def _addresses(tensors: Sequence[Tensor]) -> tuple[int, int, int]:
+    """Return where q, k and v begin, or their gradients."""
+    if len(tensors) == 3:
+        q, k, v = tensors
+        return q.data_ptr(), k.data_ptr(), v.data_ptr()
+    (qkv,) = tensors
+    begin, step = qkv.data_ptr(), qkv.stride(2) * qkv.itemsize
+    return begin, begin + step, begin + 2 * step
 
 
-def _plan_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float,
-    extras: Extras,
-    into: tuple[Tensor, Tensor, Tensor],
-    bias_grad: bool,
-) -> tuple[Plan, ...]:
-    """Return one plan for the whole backward, or two, for queries and for keys, and a third for the bias."""
-    _check_device(q)
-    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
-    ragged = extras.cu_q is not None
-    own_strides = _own_strides(dq=into[0], dkv=into[1])
-    shared = {
-        **_layout_of(q=q, k=k, v=v, dout=dout),
-        **extras.bias_strides,
-        "num_queries": num_queries,
-        "num_keys": num_keys,
-        "scale_log2": _scale_log2(scale),
-        **extras.dropout,
-        **_shared(q.shape[-1], scale),
-    }
-    # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
-    whole = None if ragged or bias_grad else _find_tiles("backward_whole", q, extras, num_keys)
-    if whole is not None:
-        arguments = {
-            **shared,
-            **own_strides,
-            "scale": scale,
-            "KEYS": whole.block_n,
-            "BLOCK_M": whole.block_m,
-            "MASK_M": num_queries % whole.block_m > 0,
-            "FULL_M": num_queries >= whole.block_m,
-            "MASK_N": num_keys < whole.block_n,
-            **_options(whole),
-        }
-        return (Plan(attention_backward_whole_kernel, batch_heads, arguments, never=NOT_RAGGED),)
-    split = {**shared, "total_queries": q.shape[1], "scale": scale, "SETTLED": _settles(q.device)}
-    tiles = _tiles("backward_q", q, extras, num_keys)
-    for_queries = Plan(
-        attention_backward_q_kernel,
-        batch_heads * triton.cdiv(num_queries, tiles.block_m),
-        {
-            **split,
-            **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
-            "BLOCK_M": tiles.block_m,
-            "BLOCK_N": tiles.block_n,
-            "FULL_N": num_keys >= tiles.block_n,
-            "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
-            **_options(tiles),
-        },
+def _key(tensors: Sequence[Tensor], at: tuple[int, int, int]) -> Hashable:
+    """Return all that a call's plans depend on of q, k and v, which begin at `at`, and of what is set beside them."""
+    precision = planning.precision() if tensors[0].dtype is torch.float32 else ""
+    if len(tensors) == 1:
+        (x,) = tensors
+        return precision, x.device, x.dtype, x.shape, x.stride(), at[0] & 15
+    q, k, v = tensors
+    return (
+        *(precision, q.device, q.dtype, q.shape, q.stride(), at[0] & 15),
+        *(k.device, k.dtype, k.shape, k.stride(), at[1] & 15),
+        *(v.device, v.dtype, v.shape, v.stride(), at[2] & 15),
     )
-    tiles = _tiles("backward_kv", q, extras, num_keys)
-    for_keys = Plan(
-        attention_backward_kv_kernel,
-        batch_heads * triton.cdiv(num_keys, tiles.block_n),
-        {
-            **split,
-            **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
-            "BLOCK_M": tiles.block_m,
-            "BLOCK_N": tiles.block_n,
-            "FULL_M": num_queries >= tiles.block_m,
-            "TAIL_M": 16 if ragged else _tail(num_queries, tiles.block_m),
-            **_options(tiles),
-        },
-    )
-    if not bias_grad:
-        return for_queries, for_keys
-    return for_queries, for_keys, _plan_bias(q, k, extras, shared)
 
 
-def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> Plan:
-    """Return the plan of the bias's gradient; it holds the shape of the partial sums."""
-    assert extras.bias is not None
-    batch, num_queries, num_heads, _ = q.shape
-    num_keys = k.shape[1]
-    images, heads = ((1,) * (4 - extras.bias.ndim) + tuple(extras.bias.shape))[:2]
-    same = batch * num_heads // (images * heads)
-    tiles = _tiles("backward_bias", q, extras, num_keys)
-    num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
-    # From the shape alone, so that the order of the sum is the same on every GPU.
-    shares = min(same, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
-    per_share = triton.cdiv(same, shares)
-    shares = triton.cdiv(same, per_share)
-    arguments = {
-        **shared,
-        "shared_heads": num_heads // heads,
-        "shared": same,
-        "per_share": per_share,
-        "bias_images": images,
-        "bias_heads": heads,
-        "BLOCK_M": tiles.block_m,
-        "BLOCK_N": tiles.block_n,
-        **_options(tiles),
-    }
-    partial = (shares, images, heads, num_queries, num_keys)
-    programs = shares * images * heads * num_tiles
-    return Plan(attention_backward_bias_kernel, programs, arguments, never=NOT_RAGGED, holds=partial)
+def _described(extras: Extras) -> tuple[dict[str, Tensor | None], Hashable, tuple[int | None, ...]]:
+    """Return the tensors of `Extras`, all that plans depend on of them and the numbers, and their addresses."""
+    tensors = extras.tensors
+    key = extras.numbers, *map(layout, tensors.values())
+    return tensors, key, tuple([None if x is None else x.data_ptr() for x in tensors.values()])
 
 
-def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
-    """Return the number of heads over all sequences, and the queries and keys of the longest."""
-    if extras.cu_q is None:
-        return q.shape[0] * q.shape[2], q.shape[1], k.shape[1]
-    return (extras.cu_q.numel() - 1) * q.shape[2], extras.max_q, extras.max_k
-
-
-def _tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig:
-    """Return the tiles of a kernel that runs any number of keys."""
-    tiles = _find_tiles(kernel, q, extras, num_keys)
-    assert tiles is not None, f"the table has no {kernel} for D = {q.shape[-1]}"
-    return tiles
-
-
-def _find_tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig | None:
-    """Return the tiles of a kernel for inputs like `q`, or None where it does not run so many keys."""
-    products = _precision() if q.dtype == torch.float32 else "16"
-    key = configs.Key(kernel, extras.features, products, _dim(q.shape[-1]))
-    return configs.find(_capability(q.device), triton.__version__, key, num_keys)
-
-
-@functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    """Return the GPU's compute capability; the interpreter has the tiles of Hopper, so that those are tested."""
-    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
-
-
-def _settles(device: torch.device) -> bool:
-    """Return whether a loop's products must end with their round: on Hopper, where they run on by themselves."""
-    return _capability(device)[0] == 9 and not INTERPRETED
-
-
-def _tail(num_rows: int, block: int) -> int:
-    """Return the tile for the rows that fill no block: a power of two from 16, or 0 when there are none."""
-    left_over = num_rows % block
-    return max(16, 1 << (left_over - 1).bit_length()) if left_over else 0
-
-
-def _tail_of_tiles(num_rows: int, block: int) -> int:
-    """Return the same where it may be several tiles, the powers of two in a multiple of 16: 80 is 64 and 16."""
-    tail = _tail(num_rows, block)
-    # Smaller ones cost fewer instructions as one tile than what two would save.
-    return tail if tail <= 64 else triton.cdiv(num_rows % block, 16) * 16
-
-
-def _dim(head_dim: int) -> int:
-    return triton.cdiv(head_dim, 16) * 16
-
-
-def _scale_log2(scale: float) -> float:
-    return max(abs(scale) * LOG2_E, SMALLEST_SCALE)
-
-
-def _shared(head_dim: int, scale: float) -> dict[str, Any]:
-    return {
-        "HEAD_DIM": head_dim,
-        "DIM": _dim(head_dim),
-        "NEGATIVE": scale < 0,
-        "PRECISION": _precision(),
-    }
-
-
-def _options(tiles: configs.TileConfig) -> dict[str, Any]:
-    # Fusing is asked for, because Triton's default changes between versions.
-    return {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "enable_fp_fusion": True}
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """Return a contiguous tensor of the same shape, dtype and device."""
-    # Half the host time of torch.empty, to which one has to say all three.
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-def _layout_of(**tensors: Tensor) -> dict[str, Any]:
-    """Return the number of heads, each tensor's batch, token and head strides, and the unit that these are counted in.
-
-    Where all tensors lie as projections write them, only the batch strides are left to the call: constants save 4 to
-    11 % of the instructions and up to a third of the registers (counted for compute capability 9.0, D = 64), and a
-    model has one such layout. All others share one program, lest every size of image had its own.
-    """
-    assert all(x.stride(-1) == 1 for x in tensors.values())
-    strides = {name: _strides(x) for name, x in tensors.items()}
-    num_heads, head_dim = next(iter(tensors.values())).shape[2:]
-    rows = [num_heads * head_dim * packed for packed in (1, 2, 3)]
-    known = all(row in rows and head == head_dim for _, row, head in strides.values())
-    # Triton notes which integers divide by 16 and no more, so 72 alone would make every load one element wide.
-    unit = 8 if all(stride % 8 == 0 for each in strides.values() for stride in each) else 1
-    return {
-        "num_heads": tl.constexpr(num_heads) if known else num_heads,
-        **_by_name(strides, unit, known),
-        "STRIDE_UNIT": unit,
-    }
-
-
-def _own_strides(**tensors: Tensor) -> dict[str, Any]:
-    """Return the strides of tensors that were allocated for the kernels to write, in units of 8 elements."""
-    return _by_name({name: _strides(x) for name, x in tensors.items()}, 8, True)
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Return the batch, token and head strides in elements."""
-    _, _, num_heads, head_dim = x.shape
-    # A dimension of size 1 has an arbitrary stride, which must not cost the others their unit.
-    usual = (0, num_heads * head_dim, head_dim)
-    return tuple(one if size == 1 else stride for size, stride, one in zip(x.shape, x.stride(), usual, strict=False))
-
-
-def _by_name(strides: dict[str, tuple[int, ...]], unit: int, known: bool) -> dict[str, Any]:
-    return {
-        f"{name}_stride_{axis}": tl.constexpr(stride // unit) if known and axis != "b" else stride // unit
-        for name, each in strides.items()
-        for axis, stride in zip("bnh", each, strict=True)
-    }
-
-
-def _precision() -> str:
-    """Return how float32 products are rounded, by the rule that torch's own products follow."""
-    # Also what torch.set_float32_matmul_precision sets; its own getter raises once this was set instead.
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-def _check_device(q: Tensor) -> None:
-    if INTERPRETED:
-        dtype = str(q.dtype).removeprefix("torch.")
-        if dtype not in INTERPRETER_DTYPES:
-            raise ValueError(
-                f"{dtype} under Triton's interpreter (supported there: {', '.join(INTERPRETER_DTYPES)}); "
-                "cast the inputs, or run on a GPU without TRITON_INTERPRET"
-            )
-    elif q.device.type == "cuda":
-        capability = torch.cuda.get_device_capability(q.device)
-        if capability < MIN_CAPABILITY:
-            raise ValueError(
-                f"{torch.cuda.get_device_name(q.device)} has compute capability {capability[0]}.{capability[1]} "
-                f"(supported: {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} and above); use attention_reference there"
-            )
-    else:
-        raise ValueError(
-            f"attention got tensors on {q.device} (supported: CUDA; the CPU under Triton's interpreter); move them to "
-            "a GPU, set TRITON_INTERPRET=1 before the process starts, or use attention_reference"
-        )
-
-
-def _check_triton() -> None:
-    version = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2])
-    if version < MIN_TRITON:
-        raise ImportError(
-            f"triton {triton.__version__} is installed (supported: {'.'.join(map(str, MIN_TRITON))} and above); "
-            'install a newer one with pip install -U "triton>=3.6"'
-        )
-
-
-_check_triton()
+_NOTHING: tuple[dict[str, Tensor | None], Hashable, tuple[int | None, ...]] = {}, (), ()

@@ -36,6 +36,11 @@ def check_layouts(q: Tensor, k: Tensor, v: Tensor) -> None:
             )
 
 
+def scale_of(scale: float | None, head_dim: int) -> float:
+    """Return the factor on the scores, which is D ** -0.5 unless it is given."""
+    return head_dim**-0.5 if scale is None else float(scale)
+
+
 def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
     return f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
 

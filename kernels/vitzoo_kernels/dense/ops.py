@@ -3,21 +3,23 @@
 Operators are opaque to torch.compile, which traces through them without a graph break. In plain eager mode they would
 only cost time (on a CPU 16 us a call with autograd, an autograd.Function 4), so there the launcher is called directly.
 
-`*extras` are the fields of `launch.Extras` in their order; torch leaves out those at the end that have their defaults.
+`*extras` are the fields of `Extras` in their order; torch leaves out those at the end that have their defaults.
 """
 
 import functools
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from vitzoo_kernels.dense.extras import PLAIN, Extras
+from vitzoo_kernels.dense.layouts import scale_of
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _EXTRAS = (
     "Tensor? bias=None, Tensor? key_mask=None, float dropout_p=0.0, Tensor? seed=None,"
     " Tensor? cu_q=None, Tensor? cu_k=None, SymInt max_q=0, SymInt max_k=0"
@@ -40,22 +42,25 @@ torch.library.define(
 )
 
 
-def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any, eager: bool
+def attend(
+    inputs: tuple[Tensor, ...], scale: float | None, extras: tuple[Any, ...], *, eager: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return out, (B, N_q, H, D), and lse, (B, H, N_q); `eager` is what `is_eager` says of q."""
-    call: Callable[..., Any] = torch.ops.vitzoo.attention_forward
-    if eager:
-        call = _Attention.apply if _is_differentiated(q, k, v, *extras) else _forward
-    return cast(tuple[Tensor, Tensor], call(q, k, v, scale, *extras))
+    """Return out, (B, N_q, H, D), and lse, (B, H, N_q).
 
-
-def packed_attention_forward(qkv: Tensor, scale: float, *extras: Any, eager: bool) -> tuple[Tensor, Tensor]:
-    """Return what `attention_forward` returns, for q, k and v in one tensor (B, N, 3, H, D)."""
-    call: Callable[..., Any] = torch.ops.vitzoo.packed_attention_forward
-    if eager:
-        call = _PackedAttention.apply if _is_differentiated(qkv, *extras) else _packed_forward
-    return cast(tuple[Tensor, Tensor], call(qkv, scale, *extras))
+    Args:
+        inputs: q, k and v, or one tensor (B, N, 3, H, D) of all three.
+        scale: factor on the scores; D ** -0.5 when None.
+        extras: the fields of `Extras`; () when the call has none of it.
+        eager: what `is_eager` says of the first input.
+    """
+    call: Callable[..., tuple[Tensor, Tensor]]
+    if not eager:
+        call, scale = _operator("forward", inputs), scale_of(scale, inputs[0].shape[-1])
+    elif _is_differentiated(inputs, extras):
+        call = _Attention.apply
+    else:
+        return _launcher().attention_forward(inputs, scale, Extras(*extras) if extras else PLAIN)
+    return call(*inputs, scale, *extras)
 
 
 def is_eager(x: Tensor) -> bool:
@@ -63,33 +68,41 @@ def is_eager(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not x.is_meta
-        and type(x) in (Tensor, torch.nn.Parameter)
+        and type(x) in _PLAIN_TYPES
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
     )
 
 
-def _is_differentiated(*inputs: Any) -> bool:
+def _is_differentiated(inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> bool:
     """Return whether autograd has to know of a call, be it to refuse forward mode."""
-    return forward_ad._current_level >= 0 or (
-        torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
-    )
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    for x in inputs:
+        if x.requires_grad:
+            return True
+    return any(isinstance(x, Tensor) and x.requires_grad for x in extras) if extras else False
 
 
 @functools.cache
-def _launcher() -> ModuleType:
+def _launcher() -> Any:
     # The operators are defined, and traced, without Triton too.
     return import_module("vitzoo_kernels.dense.launch")
 
 
+def _operator(direction: str, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    name = f"packed_attention_{direction}" if len(inputs) == 1 else f"attention_{direction}"
+    return cast(Callable[..., Any], getattr(torch.ops.vitzoo, name))
+
+
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    launch = _launcher()
-    return launch.attention_forward(q, k, v, scale, launch.Extras(*extras) if extras else launch.PLAIN)
+    return _launcher().attention_forward((q, k, v), scale, Extras(*extras))
 
 
 def _packed_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    q, k, v = qkv.unbind(2)
-    return _forward(q, k, v, scale, *extras)
+    return _launcher().attention_forward((qkv,), scale, Extras(*extras))
 
 
 def _backward(
@@ -104,9 +117,8 @@ def _backward(
     bias_grad: bool,
     *extras: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    launch = _launcher()
-    dq, dk, dv, dbias = launch.attention_backward(
-        dout, dlse, q, k, v, out, lse, scale, launch.Extras(*extras) if extras else launch.PLAIN, bias_grad=bias_grad
+    (dq, dk, dv), dbias = _launcher().attention_backward(
+        dout, dlse, (q, k, v), out, lse, scale, Extras(*extras), bias_grad=bias_grad
     )
     return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
 
@@ -121,22 +133,8 @@ def _packed_backward(
     bias_grad: bool,
     *extras: Any,
 ) -> tuple[Tensor, Tensor]:
-    launch = _launcher()
-    dqkv = launch.empty_like(qkv)
-    q, k, v = qkv.unbind(2)
-    dq, dk, dv = dqkv.unbind(2)
-    *_, dbias = launch.attention_backward(
-        dout,
-        dlse,
-        q,
-        k,
-        v,
-        out,
-        lse,
-        scale,
-        launch.Extras(*extras) if extras else launch.PLAIN,
-        bias_grad=bias_grad,
-        into=(dq, dk, dv),
+    (dqkv,), dbias = _launcher().attention_backward(
+        dout, dlse, (qkv,), out, lse, scale, Extras(*extras), bias_grad=bias_grad
     )
     return dqkv, qkv.new_empty(0) if dbias is None else dbias
 
@@ -198,57 +196,52 @@ for _name, _implementation, _fake in (
     torch.library.register_fake(f"vitzoo::{_name}", _fake)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor], *, num_tensors: int) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     # A gradient that nobody asks for stays None, and the kernels skip what belongs to it.
     ctx.set_materialize_grads(False)
-    ctx.num_inputs, ctx.num_tensors, ctx.scale = len(inputs), num_tensors, inputs[num_tensors]
-    extras = inputs[num_tensors + 1 :]
+    # One tensor of q, k and v has five dimensions.
+    count = 1 if inputs[0].ndim == 5 else 3
+    ctx.count, ctx.scale, extras = count, inputs[count], inputs[count + 1 :]
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in extras]
-    ctx.save_for_backward(*inputs[:num_tensors], *output, *[x if isinstance(x, Tensor) else None for x in extras])
+    ctx.save_for_backward(*inputs[:count], *output, *[x if isinstance(x, Tensor) else None for x in extras])
 
 
-def _differentiate(
-    ctx: Any, dout: Tensor | None, dlse: Tensor | None, *, backward: Callable[..., Any]
-) -> tuple[Any, ...]:
+def _differentiate(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *, eager: bool = False) -> tuple[Any, ...]:
     """Return a gradient, or None, for each input of the forward."""
+    count, numbers = ctx.count, ctx.numbers
     if dout is None and dlse is None:
-        return (None,) * ctx.num_inputs
-    end = ctx.num_tensors + 2
-    *inputs, out, lse = ctx.saved_tensors[:end]
-    extras = [x if number is None else number for x, number in zip(ctx.saved_tensors[end:], ctx.numbers, strict=True)]
-    # Torch leaves out the inputs that have their defaults.
-    bias_grad = any(ctx.needs_input_grad[ctx.num_tensors + 1 :])
+        return (None,) * (count + 1 + len(numbers))
+    saved = ctx.saved_tensors
+    inputs, out, lse = saved[:count], saved[count], saved[count + 1]
     dout = torch.zeros_like(out) if dout is None else dout
-    *grads, dbias = backward(dout, dlse, *inputs, out, lse, ctx.scale, bias_grad, *extras)
-    grads += [None, dbias if bias_grad else None]  # of scale and bias
-    return tuple((grads + [None] * ctx.num_inputs)[: ctx.num_inputs])
+    extras = [x if number is None else number for x, number in zip(saved[count + 2 :], numbers, strict=True)]
+    # Torch leaves out the inputs that have their defaults.
+    bias_grad = any(ctx.needs_input_grad[count + 1 :])
+    if eager:
+        known = Extras(*extras) if extras else PLAIN
+        grads, dbias = _launcher().attention_backward(
+            dout, dlse, inputs, out, lse, ctx.scale, known, bias_grad=bias_grad
+        )
+    else:
+        scale = scale_of(ctx.scale, out.shape[-1])
+        *grads, dbias = _operator("backward", inputs)(dout, dlse, *inputs, out, lse, scale, bias_grad, *extras)
+    # Nothing for the scale and what follows the bias.
+    return (*grads, None, dbias if bias_grad else None, *[None] * 7)[: count + 1 + len(numbers)]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _forward(*inputs)
-        _save(ctx, inputs, output, num_tensors=3)
+        count = 1 if inputs[0].ndim == 5 else 3
+        extras = inputs[count + 1 :]
+        output = _launcher().attention_forward(inputs[:count], inputs[count], Extras(*extras) if extras else PLAIN)
+        _save(ctx, inputs, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         # With create_graph=True the operator, which says that it has no second derivative.
-        backward = torch.ops.vitzoo.attention_backward if torch.is_grad_enabled() else _backward
-        return _differentiate(ctx, *grads, backward=backward)
-
-
-class _PackedAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        output = _packed_forward(*inputs)
-        _save(ctx, inputs, output, num_tensors=1)
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        backward = torch.ops.vitzoo.packed_attention_backward if torch.is_grad_enabled() else _packed_backward
-        return _differentiate(ctx, *grads, backward=backward)
+        return _differentiate(ctx, *grads, eager=not torch.is_grad_enabled())
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
@@ -258,16 +251,8 @@ def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:
     )
 
 
-torch.library.register_autograd(
-    "vitzoo::attention_forward",
-    lambda ctx, *grads: _differentiate(ctx, *grads, backward=torch.ops.vitzoo.attention_backward),
-    setup_context=partial(_save, num_tensors=3),
-)
-torch.library.register_autograd(
-    "vitzoo::packed_attention_forward",
-    lambda ctx, *grads: _differentiate(ctx, *grads, backward=torch.ops.vitzoo.packed_attention_backward),
-    setup_context=partial(_save, num_tensors=1),
-)
+torch.library.register_autograd("vitzoo::attention_forward", _differentiate, setup_context=_save)
+torch.library.register_autograd("vitzoo::packed_attention_forward", _differentiate, setup_context=_save)
 torch.library.register_autograd("vitzoo::attention_backward", _no_second_derivative)
 torch.library.register_autograd("vitzoo::packed_attention_backward", _no_second_derivative)
 

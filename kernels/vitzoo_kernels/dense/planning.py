@@ -1,0 +1,372 @@
+"""From a call's tensors to its plans: what runs where, tiles, strides and grids."""
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from vitzoo_kernels.dense import configs
+from vitzoo_kernels.dense.backward import attention_backward_kv_kernel, attention_backward_q_kernel
+from vitzoo_kernels.dense.backward_bias import attention_backward_bias_kernel
+from vitzoo_kernels.dense.backward_whole import attention_backward_whole_kernel
+from vitzoo_kernels.dense.dropout import dropout_mask_kernel
+from vitzoo_kernels.dense.extras import Extras, threshold_of
+from vitzoo_kernels.dense.forward import attention_forward_kernel
+from vitzoo_kernels.dense.forward_whole import attention_forward_whole_kernel
+from vitzoo_kernels.dense.layouts import check_layouts, scale_of
+from vitzoo_kernels.dense.plans import Plan
+from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
+
+LOG2_E = 1.4426950408889634
+# A scale of 0 must leave a masked score of -inf what it is, and 0 times -inf is NaN.
+SMALLEST_SCALE = 1e-37
+# Triton decided it when it was imported.
+INTERPRETED = not isinstance(attention_forward_kernel, triton.JITFunction)
+
+
+def plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None, extras: Extras) -> Plan:
+    """Return the plan of the forward; it holds tensors without memory that have the shapes of out and lse.
+
+    Raises:
+        ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
+    """
+    check_layouts(q, k, v)
+    _check_device(q)
+    scale = scale_of(scale, q.shape[-1])
+    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
+    ragged = extras.cu_q is not None
+    images, tokens, heads, _ = q.shape
+    results = (
+        _without_memory(q.shape, q.dtype, q.device),
+        _without_memory((images, heads, tokens), torch.float32, q.device),
+    )
+    shared = {
+        **_layout_of(q=q, k=k, v=v),
+        **extras.bias_strides,
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "scale_log2": _scale_log2(scale),
+        **extras.dropout,
+        **_shared(q.shape[-1], scale),
+    }
+    # One program a head where that leaves no part of a GPU idle; with one tile of queries nothing would be saved.
+    many = batch_heads >= configs.MANY_HEADS and not ragged
+    tiles = _find_tiles("forward_whole", q, extras, num_keys) if many else None
+    if tiles is not None and num_queries > tiles.block_m:
+        arguments = {
+            **shared,
+            "KEYS": triton.cdiv(num_keys, 16) * 16,
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "MASK_N": num_keys % 16 > 0,
+            **_options(tiles),
+        }
+        return Plan(attention_forward_whole_kernel, batch_heads, arguments, holds=results)
+    tiles = _tiles("forward", q, extras, num_keys)
+    tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
+    one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
+    per_program = configs.HEADS_PER_PROGRAM if one_tile else 1
+    # A tile of packed sequences may be cut anywhere, so all of them are of the masked kind.
+    num_tiles = num_queries // tiles.block_m + (tail_m > 0)
+    arguments = {
+        **shared,
+        "batch_heads": batch_heads,
+        "total_queries": q.shape[1],
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        "FULL_M": num_queries >= tiles.block_m and not ragged,
+        "TAIL_M": tail_m,
+        "FULL_N": num_keys >= tiles.block_n,
+        "TAIL_N": 16 if ragged else _tail_of_tiles(num_keys, tiles.block_n),
+        "PER_PROGRAM": per_program,
+        "SETTLED": _settles(q.device),
+        **_options(tiles),
+    }
+    return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments, holds=results)
+
+
+def plan_backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    dq: Tensor,
+    dk: Tensor,
+    scale: float | None,
+    extras: Extras,
+    bias_grad: bool,
+) -> tuple[Plan, ...]:
+    """Return one plan for the whole backward, or two, for queries and for keys, and a third for the bias.
+
+    The strides of dq and dk are multiples of 8, the last 1; dv lies as dk does.
+
+    Raises:
+        ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
+    """
+    _check_device(q)
+    scale = scale_of(scale, q.shape[-1])
+    batch_heads, num_queries, num_keys = _sizes(q, k, extras)
+    ragged = extras.cu_q is not None
+    own_strides = _own_strides(dq=dq, dkv=dk)
+    shared = {
+        **_layout_of(q=q, k=k, v=v, dout=dout),
+        **extras.bias_strides,
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "scale_log2": _scale_log2(scale),
+        **extras.dropout,
+        **_shared(q.shape[-1], scale),
+    }
+    # With packed sequences, a bias's gradient or too many keys for one program the backward is split.
+    whole = None if ragged or bias_grad else _find_tiles("backward_whole", q, extras, num_keys)
+    if whole is not None:
+        arguments = {
+            **shared,
+            **own_strides,
+            "scale": scale,
+            "KEYS": whole.block_n,
+            "BLOCK_M": whole.block_m,
+            "MASK_M": num_queries % whole.block_m > 0,
+            "FULL_M": num_queries >= whole.block_m,
+            "MASK_N": num_keys < whole.block_n,
+            **_options(whole),
+        }
+        return (Plan(attention_backward_whole_kernel, batch_heads, arguments),)
+    split = {**shared, "total_queries": q.shape[1], "scale": scale, "SETTLED": _settles(q.device)}
+    tiles = _tiles("backward_q", q, extras, num_keys)
+    for_queries = Plan(
+        attention_backward_q_kernel,
+        batch_heads * triton.cdiv(num_queries, tiles.block_m),
+        {
+            **split,
+            **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "FULL_N": num_keys >= tiles.block_n,
+            "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
+            **_options(tiles),
+        },
+    )
+    tiles = _tiles("backward_kv", q, extras, num_keys)
+    for_keys = Plan(
+        attention_backward_kv_kernel,
+        batch_heads * triton.cdiv(num_keys, tiles.block_n),
+        {
+            **split,
+            **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
+            "BLOCK_M": tiles.block_m,
+            "BLOCK_N": tiles.block_n,
+            "FULL_M": num_queries >= tiles.block_m,
+            "TAIL_M": 16 if ragged else _tail(num_queries, tiles.block_m),
+            **_options(tiles),
+        },
+    )
+    if not bias_grad:
+        return for_queries, for_keys
+    return for_queries, for_keys, _plan_bias(q, k, extras, shared)
+
+
+def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> Plan:
+    """Return the plan of the bias's gradient; it holds the shape of the partial sums."""
+    assert extras.bias is not None
+    batch, num_queries, num_heads, _ = q.shape
+    num_keys = k.shape[1]
+    images, heads = ((1,) * (4 - extras.bias.ndim) + tuple(extras.bias.shape))[:2]
+    same = batch * num_heads // (images * heads)
+    tiles = _tiles("backward_bias", q, extras, num_keys)
+    num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
+    # From the shape alone, so that the order of the sum is the same on every GPU.
+    shares = min(same, max(1, configs.BIAS_PROGRAMS // (images * heads * num_tiles)))
+    per_share = triton.cdiv(same, shares)
+    shares = triton.cdiv(same, per_share)
+    arguments = {
+        **shared,
+        "shared_heads": num_heads // heads,
+        "shared": same,
+        "per_share": per_share,
+        "bias_images": images,
+        "bias_heads": heads,
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        **_options(tiles),
+    }
+    partial = (shares, images, heads, num_queries, num_keys)
+    programs = shares * images * heads * num_tiles
+    return Plan(attention_backward_bias_kernel, programs, arguments, holds=partial)
+
+
+def plan_dropout_mask(dropout_p: float, shape: tuple[int, int, int, int]) -> Plan:
+    """Return the plan of the mask of a dropout."""
+    batch, num_heads, num_queries, num_keys = shape
+    tiles = configs.DROPOUT_MASK
+    arguments = {
+        "num_queries": num_queries,
+        "num_keys": num_keys,
+        "threshold": threshold_of(dropout_p),
+        "BLOCK_M": tiles.block_m,
+        "BLOCK_N": tiles.block_n,
+        **_options(tiles),
+    }
+    num_tiles = triton.cdiv(num_queries, tiles.block_m) * triton.cdiv(num_keys, tiles.block_n)
+    return Plan(dropout_mask_kernel, batch * num_heads * num_tiles, arguments)
+
+
+def _without_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    x = torch.empty(1, dtype=dtype, device=device).expand(shape)
+    # Plans outlive their calls, and the pool of a CUDA graph may lose nothing to them.
+    x.untyped_storage().resize_(0)
+    return x
+
+
+def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
+    """Return the number of heads over all sequences, and the queries and keys of the longest."""
+    if extras.cu_q is None:
+        return q.shape[0] * q.shape[2], q.shape[1], k.shape[1]
+    return (extras.cu_q.numel() - 1) * q.shape[2], extras.max_q, extras.max_k
+
+
+def _tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig:
+    """Return the tiles of a kernel that runs any number of keys."""
+    tiles = _find_tiles(kernel, q, extras, num_keys)
+    assert tiles is not None, f"the table has no {kernel} for D = {q.shape[-1]}"
+    return tiles
+
+
+def _find_tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig | None:
+    """Return the tiles of a kernel for inputs like `q`, or None where it does not run so many keys."""
+    products = precision() if q.dtype == torch.float32 else "16"
+    key = configs.Key(kernel, extras.features, products, _dim(q.shape[-1]))
+    return configs.find(_capability(q.device), triton.__version__, key, num_keys)
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    """Return the GPU's compute capability; the interpreter has the tiles of Hopper, so that those are tested."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def _settles(device: torch.device) -> bool:
+    """Return whether a loop's products must end with their round: on Hopper, where they run on by themselves."""
+    return _capability(device)[0] == 9 and not INTERPRETED
+
+
+def _tail(num_rows: int, block: int) -> int:
+    """Return the tile for the rows that fill no block: a power of two from 16, or 0 when there are none."""
+    left_over = num_rows % block
+    return max(16, 1 << (left_over - 1).bit_length()) if left_over else 0
+
+
+def _tail_of_tiles(num_rows: int, block: int) -> int:
+    """Return the same where it may be several tiles, the powers of two in a multiple of 16: 80 is 64 and 16."""
+    tail = _tail(num_rows, block)
+    # Smaller ones cost fewer instructions as one tile than what two would save.
+    return tail if tail <= 64 else triton.cdiv(num_rows % block, 16) * 16
+
+
+def _dim(head_dim: int) -> int:
+    return triton.cdiv(head_dim, 16) * 16
+
+
+def _scale_log2(scale: float) -> float:
+    return max(abs(scale) * LOG2_E, SMALLEST_SCALE)
+
+
+def _shared(head_dim: int, scale: float) -> dict[str, Any]:
+    return {
+        "HEAD_DIM": head_dim,
+        "DIM": _dim(head_dim),
+        "NEGATIVE": scale < 0,
+        "PRECISION": precision(),
+    }
+
+
+def _options(tiles: configs.TileConfig) -> dict[str, Any]:
+    # Fusing is asked for, because Triton's default changes between versions.
+    return {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "enable_fp_fusion": True}
+
+
+def _layout_of(**tensors: Tensor) -> dict[str, Any]:
+    """Return the number of heads, each tensor's batch, token and head strides, and the unit that these are counted in.
+
+    Where all tensors lie as projections write them, only the batch strides are left to the call: constants save 4 to
+    11 % of the instructions and up to a third of the registers (counted for compute capability 9.0, D = 64), and a
+    model has one such layout. All others share one program, lest every size of image had its own.
+    """
+    assert all(x.stride(-1) == 1 for x in tensors.values())
+    strides = {name: _strides(x) for name, x in tensors.items()}
+    num_heads, head_dim = next(iter(tensors.values())).shape[2:]
+    rows = [num_heads * head_dim * packed for packed in (1, 2, 3)]
+    known = all(row in rows and head == head_dim for _, row, head in strides.values())
+    # Triton notes which integers divide by 16 and no more, so 72 alone would make every load one element wide.
+    unit = 8 if all(stride % 8 == 0 for each in strides.values() for stride in each) else 1
+    return {
+        "num_heads": tl.constexpr(num_heads) if known else num_heads,
+        **_by_name(strides, unit, known),
+        "STRIDE_UNIT": unit,
+    }
+
+
+def _own_strides(**tensors: Tensor) -> dict[str, Any]:
+    """Return the strides of tensors that were allocated for the kernels to write, in units of 8 elements."""
+    return _by_name({name: _strides(x) for name, x in tensors.items()}, 8, True)
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Return the batch, token and head strides in elements."""
+    _, _, num_heads, head_dim = x.shape
+    # A dimension of size 1 has an arbitrary stride, which must not cost the others their unit.
+    usual = (0, num_heads * head_dim, head_dim)
+    return tuple(one if size == 1 else stride for size, stride, one in zip(x.shape, x.stride(), usual, strict=False))
+
+
+def _by_name(strides: dict[str, tuple[int, ...]], unit: int, known: bool) -> dict[str, Any]:
+    return {
+        f"{name}_stride_{axis}": tl.constexpr(stride // unit) if known and axis != "b" else stride // unit
+        for name, each in strides.items()
+        for axis, stride in zip("bnh", each, strict=True)
+    }
+
+
+def precision() -> str:
+    """Return how float32 products are rounded, by the rule that torch's own products follow."""
+    # Also what torch.set_float32_matmul_precision sets; its own getter raises once this was set instead.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+def _check_device(q: Tensor) -> None:
+    if INTERPRETED:
+        dtype = str(q.dtype).removeprefix("torch.")
+        if dtype not in INTERPRETER_DTYPES:
+            raise ValueError(
+                f"{dtype} under Triton's interpreter (supported there: {', '.join(INTERPRETER_DTYPES)}); "
+                "cast the inputs, or run on a GPU without TRITON_INTERPRET"
+            )
+    elif q.device.type == "cuda":
+        capability = torch.cuda.get_device_capability(q.device)
+        if capability < MIN_CAPABILITY:
+            raise ValueError(
+                f"{torch.cuda.get_device_name(q.device)} has compute capability {capability[0]}.{capability[1]} "
+                f"(supported: {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} and above); use attention_reference there"
+            )
+    else:
+        raise ValueError(
+            f"attention got tensors on {q.device} (supported: CUDA; the CPU under Triton's interpreter); move them to "
+            "a GPU, set TRITON_INTERPRET=1 before the process starts, or use attention_reference"
+        )
+
+
+def _check_triton() -> None:
+    version = tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2])
+    if version < MIN_TRITON:
+        raise ImportError(
+            f"triton {triton.__version__} is installed (supported: {'.'.join(map(str, MIN_TRITON))} and above); "
+            'install a newer one with pip install -U "triton>=3.6"'
+        )
+
+
+_check_triton()
