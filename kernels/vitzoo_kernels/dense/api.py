@@ -89,8 +89,9 @@ def attention(
         cu_seqlens_q: int32, (sequences + 1,), on the device of `q`: where each sequence begins in q, which then is
             (1, sum of the lengths, H, D), and where the last ends. The lengths are never read by the CPU.
         cu_seqlens_k: the same of k and v.
-        max_seqlen_q: length of the longest sequence of queries, or more.
-        max_seqlen_k: length of the longest sequence of keys, or more.
+        max_seqlen_q: length of the longest sequence of queries, or more. It cannot be checked without waiting for the
+            GPU: with less, what is past it is left out of the results.
+        max_seqlen_k: the same of the keys.
         return_lse: also return the logarithm of each softmax denominator, before dropout. It has a gradient too.
 
     Returns:

@@ -53,6 +53,8 @@ def attend(
         extras: the fields of `Extras`; () when the call has none of it.
         eager: what `is_eager` says of the first input.
     """
+    if forward_ad._current_level >= 0:
+        _refuse_forward_mode(inputs, extras)
     call: Callable[..., tuple[Tensor, Tensor]]
     if not eager:
         call, scale = _operator("forward", inputs), scale_of(scale, inputs[0].shape[-1])
@@ -74,10 +76,18 @@ def is_eager(x: Tensor) -> bool:
     )
 
 
+def _refuse_forward_mode(inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> None:
+    # The operators would leave the tangents out, and nobody would see it.
+    for x in (*inputs, *extras):
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+            raise NotImplementedError(
+                "forward-mode differentiation (jvp) of vitzoo_kernels.attention was asked for; it has gradients alone: "
+                "use attention_reference, or reverse mode"
+            )
+
+
 def _is_differentiated(inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> bool:
-    """Return whether autograd has to know of a call, be it to refuse forward mode."""
-    if forward_ad._current_level >= 0:
-        return True
+    """Return whether autograd has to know of a call."""
     if not torch.is_grad_enabled():
         return False
     for x in inputs:
