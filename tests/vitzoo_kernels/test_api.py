@@ -17,6 +17,9 @@ def tensors(**changes):
         (tensors(k=[1.0]), TypeError, r"k is a list; attention takes tensors of shape \(B, N, H, D\)"),
         (tensors(scale="1"), TypeError, r"scale is a str; attention takes a Python number, or None for D \*\* -0.5"),
         (tensors(scale=torch.ones(())), TypeError, "scale is a Tensor"),
+        (tensors(bias=[0.0]), TypeError, "bias is a list; attention takes a tensor"),
+        (tensors(cu_seqlens_q=[0, 5]), TypeError, "cu_seqlens_q is a list; attention takes a tensor"),
+        (tensors(dropout_p="1"), TypeError, "dropout_p is a str; attention takes a Python number from 0 to 1"),
         (
             tensors(q=torch.zeros(2, 5, 96)),
             ValueError,

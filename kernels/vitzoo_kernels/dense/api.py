@@ -251,6 +251,7 @@ def dropout_mask(dropout_seed: Tensor, dropout_p: float, shape: tuple[int, int, 
     """
     from vitzoo_kernels.dense import launch
 
+    _check_tensors(dropout_seed=dropout_seed)
     _check_dropout(dropout_p, dropout_seed, dropout_seed.device)
     return launch.dropout_mask(dropout_seed, dropout_p, shape)
 
@@ -294,6 +295,8 @@ def _extras(
     max_seqlens: tuple[int | None, int | None],
 ) -> tuple[Any, ...]:
     """Check what comes beside q, k and v, and return the fields of `Extras`."""
+    _check_tensors(bias=bias, key_mask=key_mask, dropout_seed=dropout_seed)
+    _check_tensors(cu_seqlens_q=cu_seqlens[0], cu_seqlens_k=cu_seqlens[1])
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     if bias is not None:
         sizes = tuple(zip(reversed(bias.shape), reversed(scores), strict=False))
@@ -320,7 +323,15 @@ def _extras(
     return bias, key_mask, float(dropout_p), dropout_seed, *cu_seqlens, *lengths
 
 
+def _check_tensors(**arguments: Any) -> None:
+    for name, x in arguments.items():
+        if not (x is None or isinstance(x, Tensor)):
+            raise TypeError(f"{name} is a {type(x).__name__}; attention takes a tensor")
+
+
 def _check_dropout(dropout_p: float, dropout_seed: Tensor | None, device: torch.device) -> None:
+    if not isinstance(dropout_p, int | float):
+        raise TypeError(f"dropout_p is a {type(dropout_p).__name__}; attention takes a Python number from 0 to 1")
     if not 0 <= dropout_p <= 1:
         raise ValueError(f"dropout_p is {dropout_p}; it is a share from 0 to 1")
     if dropout_seed is None:
@@ -355,5 +366,5 @@ def _check_sequences(
         if offsets.device != q.device:
             raise ValueError(f"{name} is on {offsets.device} and q on {q.device}; move them to one device")
     for name, length in zip(("max_seqlen_q", "max_seqlen_k"), max_seqlens, strict=True):
-        if not isinstance(length, int) or length < 1:
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             raise ValueError(f"{name} is {length!r}; it is the length of the longest sequence, at least 1")

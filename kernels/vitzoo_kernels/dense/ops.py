@@ -79,7 +79,7 @@ def is_eager(x: Tensor) -> bool:
 def _refuse_forward_mode(inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> None:
     # The operators would leave the tangents out, and nobody would see it.
     for x in (*inputs, *extras):
-        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:
+        if isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
             raise NotImplementedError(
                 "forward-mode differentiation (jvp) of vitzoo_kernels.attention was asked for; it has gradients alone: "
                 "use attention_reference, or reverse mode"
