@@ -106,6 +106,8 @@ def calls():
         yield packed(zeros(batch, tokens, 3, heads, 32))
     for shift in (1, 8, 3, 0):
         yield packed(zeros(2, 50, 3, 3, 32, shift=shift))
+    yield packed(zeros(2, 50, 3 * 3 * 32 + 8)[..., :-8].unflatten(-1, (3, 3, 32)))
+    yield packed(zeros(3, 2, 50, 3, 32).permute(1, 2, 0, 3, 4))
     yield kept_elsewhere(packed(zeros(2, 50, 3, 3, 32)))
     for gap in (0, 8, 16, 1):
         yield three(*[zeros(2, 50, 3 * 32 + gap)[..., : 3 * 32].unflatten(-1, (3, 32)) for _ in range(3)])

@@ -1,6 +1,7 @@
 """What a call like an earlier one launches: the same as the first, without asking Triton again. No GPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 pytest.importorskip("triton")
 
 from vitzoo_kernels import attention, attention_qkvpacked
-from vitzoo_kernels.dense import launch, planning, plans
+from vitzoo_kernels.dense import configs, launch, planning, plans
 
 
 class FakeKernel:
@@ -116,6 +117,89 @@ def test_whatever_a_launch_depends_on_makes_a_new_plan(kernels, change):
     assert (len(forward.first), len(forward.later)) == (3, 1)
 
 
+# As a projection writes them, with room after each token, after each of the three and in front, and one after the other.
+PACKED = {
+    "projection": lambda: torch.zeros(2, 17, 3, 2, 64, dtype=torch.bfloat16),
+    "rows": lambda: torch.zeros(2, 17, 400, dtype=torch.bfloat16)[..., :384].unflatten(-1, (3, 2, 64)),
+    "slices": lambda: torch.zeros(2, 17, 3, 3, 64, dtype=torch.bfloat16)[:, :, :, 1:],
+    "offset": lambda: torch.zeros(2 * 17 * 3 * 2 * 64 + 3, dtype=torch.bfloat16)[3:].view(2, 17, 3, 2, 64),
+    "apart": lambda: torch.zeros(3, 2, 17, 2, 64, dtype=torch.bfloat16).permute(1, 2, 0, 3, 4),
+    "float32": lambda: torch.zeros(2, 17, 3, 2, 65)[..., :64],
+}
+
+
+def pointers(kernel, launch_of):
+    """Return the addresses, by name, of what a kernel was launched with."""
+    _, arguments = launch_of
+    given = dict(zip(kernel.arg_names, arguments, strict=True))
+    return {
+        name.removesuffix("_ptr"): x.data_ptr() if isinstance(x, torch.Tensor) else x
+        for name, x in given.items()
+        if name.endswith("_ptr")
+    }
+
+
+@pytest.mark.parametrize("layout", PACKED)
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+def test_slices_of_one_tensor_are_where_torch_has_them(kernels, monkeypatch, layout, split):
+    if split:
+        find = configs.find
+        monkeypatch.setattr(
+            configs, "find", lambda *asked: None if asked[2].kernel == "backward_whole" else find(*asked)
+        )
+    qkv = PACKED[layout]().requires_grad_()
+    for _ in range(2):
+        (gradient,) = torch.autograd.grad(attention_qkvpacked(qkv).sum(), qkv)
+    launched = {name: kernel for name, kernel in kernels.items() if kernel.later}
+    assert not split or len(launched) == 3
+    expected = {name: x.data_ptr() for name, x in zip("qkv", qkv.unbind(2), strict=True)}
+    expected |= {f"d{name}": x.data_ptr() for name, x in zip("qkv", gradient.unbind(2), strict=True)}
+    seen = set()
+    for kernel in launched.values():
+        first, later = pointers(kernel, kernel.first[0]), pointers(kernel, kernel.later[0])
+        assert all(first[name] == later[name] == expected[name] for name in "qkv")
+        given = {name for name in later if name in expected}
+        assert all(later[name] == expected[name] for name in given), kernel.name
+        seen |= given
+    assert seen == expected.keys()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["three", "packed"])
+def test_the_backward_reads_tensors_where_and_how_they_come_back(kernels, packed):
+    """Whoever keeps tensors for it, to save memory, may give back others: elsewhere, and with other strides."""
+    qkv = PACKED["rows"]().requires_grad_()
+    inputs = (qkv,) if packed else qkv.detach().unbind(2)
+    inputs = [x.requires_grad_() for x in inputs]
+    call = attention_qkvpacked if packed else attention
+    given = []
+
+    def back(x):
+        given.append(x.clone(memory_format=torch.contiguous_format))
+        return given[-1]
+
+    def gradients():
+        given.clear()
+        out = call(*inputs)
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    backward = kernels["attention_backward_whole_kernel"]
+    strides = [name for name in backward.arg_names if re.fullmatch("[qkv]_stride_n", name)]
+    for _ in range(2):
+        gradients()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, back):
+        for asked, kept in ((2, 1), (2, 2)):
+            gradients()
+            assert (len(backward.first), len(backward.later)) == (asked, kept)
+            last = backward.first[-1] if kept == 1 else backward.later[-1]
+            expected = given[0].unbind(2) if packed else given[:3]
+            found = pointers(backward, last)
+            assert [found[name] for name in "qkv"] == [x.data_ptr() for x in expected]
+            values = dict(zip(backward.arg_names, last[1], strict=True))
+            assert [values[name].value * 8 for name in strides] == [x.stride(1) for x in expected]
+    gradients()
+    assert (len(backward.first), len(backward.later)) == (2, 3)
+
+
 def test_the_rounding_of_float32_products_is_asked_for_at_every_call(kernels):
     qkv = torch.zeros(1, 17, 3, 2, 64)
     forward = kernels["attention_forward_kernel"]
@@ -161,7 +245,7 @@ def test_plans_keep_no_memory_of_a_gpu(kernels):
     kept = [value for known in launch._plans.values() for plan in known for value in vars(plan).values()]
     kept += [each for value in kept if isinstance(value, tuple | list) for each in value]
     tensors = [value for value in kept if isinstance(value, torch.Tensor)]
-    assert [x.shape for x in tensors] == [(2, 17, 2, 64), (2, 2, 17)]
+    assert [x.shape for x in tensors] == [(2, 17, 2, 64), (2, 2, 17), qkv.shape]
     assert all(x.untyped_storage().nbytes() == 0 for x in tensors)
     _, lse = attention_qkvpacked(qkv, return_lse=True)
     assert (lse.shape, lse.dtype) == ((2, 2, 17), torch.float32)
@@ -197,6 +281,27 @@ def test_a_wrong_call_is_refused_after_right_ones_too(kernels, change, words):
         attention(*right)
         with pytest.raises(ValueError, match=words):
             attention(*change(*right))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda qkv: [qkv], "qkv is a list; attention takes tensors of shape"),
+        (lambda qkv: qkv[0], r"qkv has shape \(17, 3, 2, 64\); attention takes \(B, N, 3, H, D\): split the channels"),
+        (lambda qkv: qkv[:, :, :2], r"qkv has shape \(2, 17, 2, 2, 64\); attention takes \(B, N, 3, H, D\)"),
+        (lambda qkv: qkv[:, :0], "a size is 0"),
+        (lambda qkv: qkv[..., :36], "head dim 36 "),
+        (lambda qkv: qkv.double(), "dtypes q float64"),
+        (lambda qkv: qkv.mT.contiguous().mT, "the last dimension of q has stride 2"),
+    ],
+)
+def test_a_wrong_packed_call_is_refused_after_right_ones_too(kernels, change, words):
+    right = torch.zeros(2, 17, 3, 2, 64, dtype=torch.bfloat16)
+    for _ in range(2):
+        attention_qkvpacked(right)
+        with pytest.raises((TypeError, ValueError), match=words):
+            attention_qkvpacked(change(right))
+    assert len(kernels["attention_forward_kernel"].later) == 1
 
 
 def test_a_driver_is_asked_for_the_same_by_every_call():

@@ -74,10 +74,6 @@ class Extras(NamedTuple):
         return {"threshold": threshold_of(self.dropout_p), "dropout_scale": 1 / keep if keep else 0.0}
 
 
-# A call without any of it.
-PLAIN = Extras()
-
-
 def threshold_of(dropout_p: float) -> int:
     """Return what a random number of 31 bits must reach for its weight to be kept."""
     return min(round(dropout_p * 2**31), 2**31 - 1)

@@ -6,13 +6,13 @@ which has one layout to look at and is never cut into slices.
 """
 
 from collections.abc import Hashable, Sequence
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitzoo_kernels.dense import planning
-from vitzoo_kernels.dense.extras import PLAIN, Extras
+from vitzoo_kernels.dense.extras import Extras
 from vitzoo_kernels.dense.plans import Plans, layout
 
 # What the kernels take, in their order and before what a call has beside; a kernel of the backward takes some of it.
@@ -21,17 +21,19 @@ BACKWARD = (*FORWARD[:4], "dout_ptr", "lse_ptr", "dlse_ptr", "delta_ptr", "dq_pt
 
 _plans = Plans()
 
-# A contiguous tensor of the same shape, dtype and device: half the host time of torch.empty, which is told all three.
-empty_like = partial(torch.empty_like, memory_format=torch.contiguous_format)
+# Half the host time of torch.empty, which is told shape, dtype and device.
+empty_like = torch.empty_like
 
 
-def attention_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras = PLAIN) -> tuple[Tensor, Tensor]:
+def attention_forward(
+    inputs: Sequence[Tensor], scale: float | None, extras: tuple[Any, ...] = ()
+) -> tuple[Tensor, Tensor]:
     """Return out, (B, N_q, H, D), contiguous, dtype of q, and lse, (B, H, N_q), float32.
 
     Args:
         inputs: q, k and v, or one tensor of all three.
         scale: factor on the scores; D ** -0.5 when None.
-        extras: what the call has beside them.
+        extras: the fields of `Extras`; () when the call has none of it.
 
     Raises:
         ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
@@ -39,14 +41,14 @@ def attention_forward(inputs: Sequence[Tensor], scale: float | None, extras: Ext
     if _is_elsewhere(inputs[0]):
         with torch.cuda.device(inputs[0].device):
             return attention_forward(inputs, scale, extras)
-    at = _addresses(inputs)
-    beside, beside_key, beside_at = _NOTHING if extras is PLAIN else _described(extras)
-    key = "forward", scale, _key(inputs, at), beside_key
-    plans = _plans.get(key) or _plans.keep(key, planning.plan_forward(*_three(inputs), scale, extras))
+    inputs_key, at = _asked(inputs)
+    beside, beside_key, beside_at = _described(Extras(*extras)) if extras else _NOTHING
+    key = "forward", scale, inputs_key, beside_key
+    plans = _plans.get(key) or _plans.keep(key, planning.plan_forward(inputs, scale, Extras(*extras)))
     plan = plans[0]
     out, lse = empty_like(plan.holds[0]), empty_like(plan.holds[1])
     if plan.launch is None:
-        plan.through_triton({**dict(zip(FORWARD, (*_three(inputs), out, lse), strict=True)), **beside})
+        plan.through_triton({**dict(zip(FORWARD, (*planning.three(inputs), out, lse), strict=True)), **beside})
     else:
         plan.launch(*at, out.data_ptr(), lse.data_ptr(), *beside_at, *plan.rest)
     return out, lse
@@ -59,7 +61,7 @@ def attention_backward(
     out: Tensor,
     lse: Tensor,
     scale: float | None,
-    extras: Extras = PLAIN,
+    extras: tuple[Any, ...] = (),
     *,
     bias_grad: bool = False,
 ) -> tuple[list[Tensor], Tensor | None]:
@@ -82,25 +84,24 @@ def attention_backward(
         with torch.cuda.device(inputs[0].device):
             return attention_backward(dout, dlse, inputs, out, lse, scale, extras, bias_grad=bias_grad)
     # The caller does not choose the strides of a gradient: that of out.sum() is one number expanded with stride 0.
-    dout = dout if dout.stride(-1) == 1 else dout.contiguous()
+    dout = dout if dout.stride()[-1] == 1 else dout.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
-    at, out_at, dout_at, lse_at = _addresses(inputs), out.data_ptr(), dout.data_ptr(), lse.data_ptr()
+    inputs_key, at = _asked(inputs)
+    out_at, dout_at, lse_at = out.data_ptr(), dout.data_ptr(), lse.data_ptr()
     dlse_at = None if dlse is None else dlse.data_ptr()
-    beside, beside_key, beside_at = _NOTHING if extras is PLAIN else _described(extras)
+    beside, beside_key, beside_at = _described(Extras(*extras)) if extras else _NOTHING
     # Whoever kept tensors in between, to save memory, may have laid them elsewhere: nothing of the forward's key holds.
     given = dout.dtype, dout.stride(), dout_at & 15, (out_at | lse_at) & 15, None if dlse_at is None else dlse_at & 15
-    key = "backward", scale, _key(inputs, at), beside_key, given, bias_grad
-    grads = list(map(empty_like, inputs))
-    plans = _plans.get(key)
-    if plans is None:
-        dq, dk, _ = _three(grads)
-        made = planning.plan_backward(dout, *_three(inputs), dq, dk, scale, extras, bias_grad)
-        plans = _plans.keep(key, *made)
+    key = "backward", scale, inputs_key, beside_key, given, bias_grad
+    plans = _plans.get(key) or _plans.keep(
+        key, *planning.plan_backward(dout, inputs, scale, Extras(*extras), bias_grad)
+    )
+    grads = [empty_like(x) for x in plans[0].holds]
     # The kernel for queries fills delta, and the later ones read it.
     delta = None if len(plans) == 1 else empty_like(lse)
-    shares = torch.empty(plans[2].holds, dtype=torch.float32, device=lse.device) if bias_grad else None
+    shares = empty_like(plans[2].holds[0]) if bias_grad else None
     if plans[-1].launch is None:
-        taken = (*_three(inputs), out, dout, lse, dlse, delta, *_three(grads), shares)
+        taken = (*planning.three(inputs), out, dout, lse, dlse, delta, *planning.three(grads), shares)
         tensors = {**dict(zip(BACKWARD, taken, strict=True)), **beside}
         for plan in plans:
             plan.through_triton(tensors)
@@ -115,8 +116,9 @@ def attention_backward(
             plans[2].launch(*at, dout_at, lse_at, delta_at, shares.data_ptr(), *beside_at, *plans[2].rest)
     if shares is None:
         return grads, None
-    assert extras.bias is not None
-    return grads, shares.sum(0).sum_to_size(extras.bias.shape).to(extras.bias.dtype)
+    bias = Extras(*extras).bias
+    assert bias is not None
+    return grads, shares.sum(0).sum_to_size(bias.shape).to(bias.dtype)
 
 
 def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int]) -> Tensor:
@@ -135,34 +137,34 @@ def _is_elsewhere(x: Tensor) -> bool:
     return x.is_cuda and torch.cuda.current_device() != x.get_device()
 
 
-def _three(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return q, k and v, or their gradients."""
-    q, k, v = tensors if len(tensors) == 3 else tensors[0].unbind(2)
-    return q, k, v
+def _asked(inputs: Sequence[Tensor]) -> tuple[Hashable, tuple[int, int, int]]:
+    """Return all that a call's plans depend on of q, k and v and of what is set beside them, and where they begin."""
+    precision = planning.precision() if inputs[0].dtype is torch.float32 else ""
+    if len(inputs) == 1:
+        (x,) = inputs
+        strides = x.stride()
+        at = _slices(x, strides)
+        return (precision, x.device, x.dtype, x.shape, strides, at[0] & 15), at
+    q, k, v = inputs
+    q_at, k_at, v_at = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    of_q = q.device, q.dtype, q.shape, q.stride(), q_at & 15
+    of_k = k.device, k.dtype, k.shape, k.stride(), k_at & 15
+    of_v = v.device, v.dtype, v.shape, v.stride(), v_at & 15
+    return (precision, of_q, of_k, of_v), (q_at, k_at, v_at)
 
 
-def _addresses(tensors: Sequence[Tensor]) -> tuple[int, int, int]:
-    """Return where q, k and v begin, or their gradients."""
-    if len(tensors) == 3:
-        q, k, v = tensors
-        return q.data_ptr(), k.data_ptr(), v.data_ptr()
-    (qkv,) = tensors
-    begin, step = qkv.data_ptr(), qkv.stride(2) * qkv.itemsize
+def _slices(x: Tensor, strides: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return where q, k and v begin in one tensor of such strides, or their gradients."""
+    begin, step = x.data_ptr(), strides[2] * x.itemsize
     return begin, begin + step, begin + 2 * step
 
 
-def _key(tensors: Sequence[Tensor], at: tuple[int, int, int]) -> Hashable:
-    """Return all that a call's plans depend on of q, k and v, which begin at `at`, and of what is set beside them."""
-    precision = planning.precision() if tensors[0].dtype is torch.float32 else ""
-    if len(tensors) == 1:
-        (x,) = tensors
-        return precision, x.device, x.dtype, x.shape, x.stride(), at[0] & 15
-    q, k, v = tensors
-    return (
-        *(precision, q.device, q.dtype, q.shape, q.stride(), at[0] & 15),
-        *(k.device, k.dtype, k.shape, k.stride(), at[1] & 15),
-        *(v.device, v.dtype, v.shape, v.stride(), at[2] & 15),
-    )
+def _addresses(grads: Sequence[Tensor]) -> tuple[int, int, int]:
+    """Return where the gradients of q, k and v begin."""
+    if len(grads) == 1:
+        return _slices(grads[0], grads[0].stride())
+    dq, dk, dv = grads
+    return dq.data_ptr(), dk.data_ptr(), dv.data_ptr()
 
 
 def _described(extras: Extras) -> tuple[dict[str, Tensor | None], Hashable, tuple[int | None, ...]]:

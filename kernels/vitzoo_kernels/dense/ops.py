@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from vitzoo_kernels.dense.extras import PLAIN, Extras
 from vitzoo_kernels.dense.layouts import scale_of
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
@@ -61,7 +60,7 @@ def attend(
     elif _is_differentiated(inputs, extras):
         call = _Attention.apply
     else:
-        return _launcher().attention_forward(inputs, scale, Extras(*extras) if extras else PLAIN)
+        return _launcher().attention_forward(inputs, scale, extras)
     return call(*inputs, scale, *extras)
 
 
@@ -108,11 +107,11 @@ def _operator(direction: str, inputs: Sequence[Tensor]) -> Callable[..., Any]:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    return _launcher().attention_forward((q, k, v), scale, Extras(*extras))
+    return _launcher().attention_forward((q, k, v), scale, extras)
 
 
 def _packed_forward(qkv: Tensor, scale: float, *extras: Any) -> tuple[Tensor, Tensor]:
-    return _launcher().attention_forward((qkv,), scale, Extras(*extras))
+    return _launcher().attention_forward((qkv,), scale, extras)
 
 
 def _backward(
@@ -128,7 +127,7 @@ def _backward(
     *extras: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (dq, dk, dv), dbias = _launcher().attention_backward(
-        dout, dlse, (q, k, v), out, lse, scale, Extras(*extras), bias_grad=bias_grad
+        dout, dlse, (q, k, v), out, lse, scale, extras, bias_grad=bias_grad
     )
     return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
 
@@ -143,9 +142,7 @@ def _packed_backward(
     bias_grad: bool,
     *extras: Any,
 ) -> tuple[Tensor, Tensor]:
-    (dqkv,), dbias = _launcher().attention_backward(
-        dout, dlse, (qkv,), out, lse, scale, Extras(*extras), bias_grad=bias_grad
-    )
+    (dqkv,), dbias = _launcher().attention_backward(dout, dlse, (qkv,), out, lse, scale, extras, bias_grad=bias_grad)
     return dqkv, qkv.new_empty(0) if dbias is None else dbias
 
 
@@ -206,11 +203,15 @@ for _name, _implementation, _fake in (
     torch.library.register_fake(f"vitzoo::{_name}", _fake)
 
 
+def _count(inputs: tuple[Any, ...]) -> int:
+    """Return how many tensors q, k and v are: one if the first has five dimensions."""
+    return 1 if inputs[0].ndim == 5 else 3
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     # A gradient that nobody asks for stays None, and the kernels skip what belongs to it.
     ctx.set_materialize_grads(False)
-    # One tensor of q, k and v has five dimensions.
-    count = 1 if inputs[0].ndim == 5 else 3
+    count = _count(inputs)
     ctx.count, ctx.scale, extras = count, inputs[count], inputs[count + 1 :]
     ctx.numbers = [None if isinstance(x, Tensor) else x for x in extras]
     ctx.save_for_backward(*inputs[:count], *output, *[x if isinstance(x, Tensor) else None for x in extras])
@@ -224,13 +225,12 @@ def _differentiate(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *, eager:
     saved = ctx.saved_tensors
     inputs, out, lse = saved[:count], saved[count], saved[count + 1]
     dout = torch.zeros_like(out) if dout is None else dout
-    extras = [x if number is None else number for x, number in zip(saved[count + 2 :], numbers, strict=True)]
+    extras = tuple(x if number is None else number for x, number in zip(saved[count + 2 :], numbers, strict=True))
     # Torch leaves out the inputs that have their defaults.
     bias_grad = any(ctx.needs_input_grad[count + 1 :])
     if eager:
-        known = Extras(*extras) if extras else PLAIN
         grads, dbias = _launcher().attention_backward(
-            dout, dlse, inputs, out, lse, ctx.scale, known, bias_grad=bias_grad
+            dout, dlse, inputs, out, lse, ctx.scale, extras, bias_grad=bias_grad
         )
     else:
         scale = scale_of(ctx.scale, out.shape[-1])
@@ -242,9 +242,8 @@ def _differentiate(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *, eager:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        count = 1 if inputs[0].ndim == 5 else 3
-        extras = inputs[count + 1 :]
-        output = _launcher().attention_forward(inputs[:count], inputs[count], Extras(*extras) if extras else PLAIN)
+        count = _count(inputs)
+        output = _launcher().attention_forward(inputs[:count], inputs[count], inputs[count + 1 :])
         _save(ctx, inputs, output)
         return output
 

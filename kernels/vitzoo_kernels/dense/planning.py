@@ -29,22 +29,20 @@ SMALLEST_SCALE = 1e-37
 INTERPRETED = not isinstance(attention_forward_kernel, triton.JITFunction)
 
 
-def plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None, extras: Extras) -> Plan:
-    """Return the plan of the forward; it holds tensors without memory that have the shapes of out and lse.
+def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) -> Plan:
+    """Return the plan of the forward; it holds out and lse.
 
     Raises:
         ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
     """
+    q, k, v = three(inputs)
     check_layouts(q, k, v)
     _check_device(q)
     scale = scale_of(scale, q.shape[-1])
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
-    images, tokens, heads, _ = q.shape
-    results = (
-        _without_memory(q.shape, q.dtype, q.device),
-        _without_memory((images, heads, tokens), torch.float32, q.device),
-    )
+    lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
+    results = _without_memory(torch.empty(q.shape, dtype=q.dtype, device=q.device), lse)
     shared = {
         **_layout_of(q=q, k=k, v=v),
         **extras.bias_strides,
@@ -91,28 +89,24 @@ def plan_forward(q: Tensor, k: Tensor, v: Tensor, scale: float | None, extras: E
 
 
 def plan_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    dq: Tensor,
-    dk: Tensor,
-    scale: float | None,
-    extras: Extras,
-    bias_grad: bool,
+    dout: Tensor, inputs: Sequence[Tensor], scale: float | None, extras: Extras, bias_grad: bool
 ) -> tuple[Plan, ...]:
     """Return one plan for the whole backward, or two, for queries and for keys, and a third for the bias.
 
-    The strides of dq and dk are multiples of 8, the last 1; dv lies as dk does.
+    The first holds the gradients of the inputs.
 
     Raises:
-        ValueError: the kernels cannot run on the device of `q`, or not in its dtype there.
+        ValueError: the kernels cannot run on the device of the inputs, or not in their dtype there.
     """
+    q, k, v = three(inputs)
     _check_device(q)
     scale = scale_of(scale, q.shape[-1])
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
+    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs]
+    dq, dk, _ = three(grads)
     own_strides = _own_strides(dq=dq, dkv=dk)
+    held = _without_memory(*grads)
     shared = {
         **_layout_of(q=q, k=k, v=v, dout=dout),
         **extras.bias_strides,
@@ -136,7 +130,7 @@ def plan_backward(
             "MASK_N": num_keys < whole.block_n,
             **_options(whole),
         }
-        return (Plan(attention_backward_whole_kernel, batch_heads, arguments),)
+        return (Plan(attention_backward_whole_kernel, batch_heads, arguments, holds=held),)
     split = {**shared, "total_queries": q.shape[1], "scale": scale, "SETTLED": _settles(q.device)}
     tiles = _tiles("backward_q", q, extras, num_keys)
     for_queries = Plan(
@@ -151,6 +145,7 @@ def plan_backward(
             "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
             **_options(tiles),
         },
+        holds=held,
     )
     tiles = _tiles("backward_kv", q, extras, num_keys)
     for_keys = Plan(
@@ -172,7 +167,7 @@ def plan_backward(
 
 
 def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> Plan:
-    """Return the plan of the bias's gradient; it holds the shape of the partial sums."""
+    """Return the plan of the bias's gradient; it holds the partial sums."""
     assert extras.bias is not None
     batch, num_queries, num_heads, _ = q.shape
     num_keys = k.shape[1]
@@ -195,9 +190,9 @@ def _plan_bias(q: Tensor, k: Tensor, extras: Extras, shared: dict[str, Any]) -> 
         "BLOCK_N": tiles.block_n,
         **_options(tiles),
     }
-    partial = (shares, images, heads, num_queries, num_keys)
+    partial = torch.empty(shares, images, heads, num_queries, num_keys, dtype=torch.float32, device=q.device)
     programs = shares * images * heads * num_tiles
-    return Plan(attention_backward_bias_kernel, programs, arguments, holds=partial)
+    return Plan(attention_backward_bias_kernel, programs, arguments, holds=_without_memory(partial))
 
 
 def plan_dropout_mask(dropout_p: float, shape: tuple[int, int, int, int]) -> Plan:
@@ -216,11 +211,17 @@ def plan_dropout_mask(dropout_p: float, shape: tuple[int, int, int, int]) -> Pla
     return Plan(dropout_mask_kernel, batch * num_heads * num_tiles, arguments)
 
 
-def _without_memory(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    x = torch.empty(1, dtype=dtype, device=device).expand(shape)
+def three(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k and v, or their gradients, of three tensors or of one."""
+    q, k, v = tensors if len(tensors) == 3 else tensors[0].unbind(2)
+    return q, k, v
+
+
+def _without_memory(*tensors: Tensor) -> tuple[Tensor, ...]:
     # Plans outlive their calls, and the pool of a CUDA graph may lose nothing to them.
-    x.untyped_storage().resize_(0)
-    return x
+    for x in tensors:
+        x.untyped_storage().resize_(0)
+    return tensors
 
 
 def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:

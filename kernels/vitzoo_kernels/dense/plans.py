@@ -23,10 +23,12 @@ class Plan:
         kernel: the Triton kernel.
         programs: how many programs run.
         arguments: every argument that is no tensor, and the launch options, by name.
-        holds: what the caller wants to find again, such as tensors without memory of the results' shapes.
+        holds: tensors without memory, contiguous, like those that a call allocates.
     """
 
-    def __init__(self, kernel: Any, programs: int, arguments: dict[str, Any], *, holds: Any = None) -> None:
+    def __init__(
+        self, kernel: Any, programs: int, arguments: dict[str, Any], *, holds: tuple[Tensor, ...] = ()
+    ) -> None:
         self.kernel, self.grid, self.arguments, self.holds = kernel, (programs, 1, 1), arguments, holds
         self.launch: Any = None
         self.rest: tuple[Any, ...] = ()
