@@ -92,6 +92,9 @@ def test_tiles_that_spill_are_dropped_before_they_are_timed():
     large = kernels.TileConfig(block_m=128, block_n=64, num_warps=4, num_stages=1)
     assert choose.why_not(problem, shipped, 90) is None
     assert "spills" in choose.why_not(problem, large, 90)
+    # Four warps of which a multiprocessor has room for no second program have nothing to do while they wait.
+    lone = kernels.TileConfig(block_m=64, block_n=64, num_warps=4, num_stages=4)
+    assert "bytes of shared memory leave a multiprocessor four warps" in choose.why_not(problem, lone, 90)
     with kernels.configured(problem, large):
         assert kernels.shipped(problem, 90) == large
     assert kernels.shipped(problem, 90) == shipped
@@ -126,7 +129,7 @@ def test_the_first_that_breaks_no_limit_is_chosen_and_fewer_keys_come_before_mor
     )
     _, (entry,), said = choose.choose(90, "forward", "plain", "16", 64)
     assert entry["tiles"] == [64, 64, 8, 2]
-    assert "after 3 others" in said
+    assert "after 4 others" in said
     spills = "spills {} bytes of registers"
     monkeypatch.setattr(choose, "why_not", lambda problem, tiles, capability: spills.format(tiles.block_n))
     _, (entry,), _ = choose.choose(90, "forward", "plain", "16", 112)
