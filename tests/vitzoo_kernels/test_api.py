@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vitzoo_kernels import attention
+from vitzoo_kernels import attention, dropout_mask
 from vitzoo_kernels.dense import supported
 
 
@@ -80,6 +80,18 @@ def test_wrong_arguments_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         attention(**arguments)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_seed_that_is_no_tensor_is_refused_for_the_mask_too():
+    with pytest.raises(TypeError, match="dropout_seed is a list; attention takes a tensor"):
+        dropout_mask([1, 2], 0.1, (1, 1, 4, 4))
+
+
+def test_a_longest_length_is_a_number_and_not_a_truth():
+    starts = torch.tensor([0, 5], dtype=torch.int32)
+    sequences = {"cu_seqlens_q": starts, "cu_seqlens_k": starts, "max_seqlen_q": True, "max_seqlen_k": 5}
+    with pytest.raises(ValueError, match="max_seqlen_q is True; it is the length of the longest sequence, at least 1"):
+        attention(**{name: torch.zeros(1, 5, 3, 32) for name in "qkv"}, **sequences)
 
 
 def test_shapes_can_be_computed_without_a_device():

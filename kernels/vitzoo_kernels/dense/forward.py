@@ -102,6 +102,7 @@ def attention_forward_kernel(
         numbers = (scale_log2, threshold, dropout_scale)
         if FULL_M:
             if TAIL_M == 0 or TAIL_M == BLOCK_M:
+                # The last tile ends with the last query and does some rows again, with the same result: no mask.
                 first = tl.minimum(tile * BLOCK_M, rows - BLOCK_M)
                 _attend(
                     heads, bias_head, mask_row, seed_ptr, strides, numbers, first, rows, keys,

@@ -6,10 +6,10 @@ Mathematics and memory as in forward.py. All keys and values of the head stay on
 by tile, so that addresses, loads and waits for the keys are paid for once a head and not once a tile.
 
 Below some 370 keys bandwidth and instructions are the limits, and not the tensor cores. At N = 197, D = 64 the bytes of
-a head take 5,450 cycles of an H200's multiprocessor at 4.3 TB/s; the programs of forward.py have 5,000 instructions for
-each of its four schedulers, this one 3,700, although its last tile of 5 queries is computed like one of 64, with which
-all products take 3,200 cycles. (Counted in the machine code of Triton 3.9 for compute capability 9.0; nothing was
-timed.) Few heads would leave most of a GPU idle; they go to forward.py.
+a head take 5,450 cycles of an H200's multiprocessor at 4.3 TB/s; the programs of forward.py by tiles of 64 keys have
+5,000 instructions for each of its four schedulers, this one 3,700, although its last tile of 5 queries is computed like
+one of 64, with which all products take 3,200 cycles. (Counted in the machine code of Triton 3.9 for compute capability
+9.0; nothing was timed.) Few heads would leave most of a GPU idle; they go to forward.py.
 """
 
 import triton

@@ -105,7 +105,6 @@ def plan_backward(
     ragged = extras.cu_q is not None
     grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in inputs]
     dq, dk, _ = three(grads)
-    own_strides = _own_strides(dq=dq, dkv=dk)
     held = _without_memory(*grads)
     shared = {
         **_layout_of(q=q, k=k, v=v, dout=dout),
@@ -121,7 +120,7 @@ def plan_backward(
     if whole is not None:
         arguments = {
             **shared,
-            **own_strides,
+            **_own_strides(dq=dq, dkv=dk),
             "scale": scale,
             "KEYS": whole.block_n,
             "BLOCK_M": whole.block_m,
@@ -138,7 +137,7 @@ def plan_backward(
         batch_heads * triton.cdiv(num_queries, tiles.block_m),
         {
             **split,
-            **{name: stride for name, stride in own_strides.items() if name.startswith("dq_")},
+            **_own_strides(dq=dq),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
             "FULL_N": num_keys >= tiles.block_n,
@@ -153,7 +152,7 @@ def plan_backward(
         batch_heads * triton.cdiv(num_keys, tiles.block_n),
         {
             **split,
-            **{name: stride for name, stride in own_strides.items() if name.startswith("dkv_")},
+            **_own_strides(dkv=dk),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
             "FULL_M": num_queries >= tiles.block_m,
