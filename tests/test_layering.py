@@ -113,7 +113,7 @@ def test_kernels_import_torch_triton_and_einops_and_never_vitzoo() -> None:
 def test_kernels_keep_their_order() -> None:
     order = {
         "api": {"ops", "layouts", "reference", "launch"},
-        "ops": {"launch", "extras", "layouts"},
+        "ops": {"launch", "extras", "layouts", "flops"},
         "launch": {"planning", "plans", "extras"},
         "planning": {"forward", "forward_whole", "backward", "backward_whole", "backward_bias", "dropout"}
         | {"configs", "plans", "layouts", "extras"},
@@ -128,6 +128,7 @@ def test_kernels_keep_their_order() -> None:
         "configs": set(),
         "layouts": set(),
         "extras": set(),
+        "flops": {"extras"},
         "plans": set(),
         "reference": set(),
     }

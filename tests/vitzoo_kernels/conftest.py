@@ -1,7 +1,7 @@
 """What the tests of the kernels share: random inputs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -31,6 +31,30 @@ def random_qkv() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
         return q, k, v
 
     return draw
+
+
+@pytest.fixture
+def guarded_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+    """Put all that the kernels write in the middle of memory that is NaN, and yield what has been asked for.
+
+    NaN inside then shows what was not written; that nothing beside was is checked at the end.
+    """
+    from vitzoo_kernels.dense import launch
+
+    margin, memories, results = 25_000, [], []  # more than a tile of rows
+
+    def guarded_empty_like(x: Tensor) -> Tensor:
+        memories.append(torch.full((x.numel() + 2 * margin,), torch.nan, dtype=x.dtype, device=x.device))
+        results.append(memories[-1][margin:-margin].view(x.shape))
+        return results[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "empty_like", guarded_empty_like)
+        yield results
+    assert memories
+    for memory in memories:
+        assert memory[:margin].isnan().all()
+        assert memory[-margin:].isnan().all()
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,12 @@
 """What the kernels do beside plain attention, under Triton's interpreter: bias, masks, dropout, packed tensors and batches."""
 
+import contextlib
 from functools import partial
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 from vitzoo_kernels import attention, attention_qkvpacked, attention_reference, attention_varlen, dropout_mask
 from vitzoo_kernels.dense import configs
 
@@ -215,6 +218,69 @@ def test_packed_sequences_attend_within_themselves(random_qkv, dtype, lengths_q,
     check_attention_numbers(dropping, q, k, v, bias=apart, dropout=(torch.stack(heads)[None] != 0, 0.3))
 
 
+def packed_gradients(tensors, douts, places, longest):
+    """Return out, lse, dq, dk and dv of packed sequences that lie alike in queries and keys."""
+    leaves = [x.detach().requires_grad_() for x in tensors]
+    places = torch.tensor(places, dtype=torch.int32)
+    outputs = attention(
+        *leaves, cu_seqlens_q=places, cu_seqlens_k=places, max_seqlen_q=longest, max_seqlen_k=longest, return_lse=True
+    )
+    return [x.detach() for x in (*outputs, *torch.autograd.grad(outputs, leaves, douts))]
+
+
+@pytest.fixture
+def packed_tokens(random_qkv):
+    """Return q, k and v of 150 tokens in the midst of NaN, and gradients of out and lse."""
+    memories = [torch.full((1, 550, 2, 32), NAN, dtype=F16) for _ in range(3)]
+    tensors = [memory[:, 200:350] for memory in memories]
+    for x, filling in zip(tensors, random_qkv(1, 150, 150, 2, 32), strict=True):
+        x.copy_(filling)
+    return tensors, (seeded(1, 150, 2, 32).half(), seeded(1, 2, 150))
+
+
+def test_tokens_after_the_last_packed_sequence_have_zeros(guarded_results, packed_tokens):
+    tensors, douts = packed_tokens
+    # What belongs to no sequence reaches nobody.
+    douts[0][:, 110:], douts[1][..., 110:] = NAN, NAN
+    # The longest length may be any number that is large enough.
+    results = [packed_gradients(tensors, douts, [0, 5, 75, 76, 110], longest) for longest in (70, 151, 10**12)]
+    for out, lse, *grads in results:
+        assert all((x[:, 110:] == 0).all() and x.isfinite().all() for x in (out, *grads))
+        assert (lse[..., 110:] == -INF).all()
+        assert lse[..., :110].isfinite().all()
+    alone = [x[:, :110] for x in tensors], (douts[0][:, :110], douts[1][..., :110])
+    expected = packed_gradients(*alone, [0, 5, 75, 76, 110], 70)
+    for *found, b in zip(*results, expected, strict=True):
+        assert all(torch.equal(x[..., :110] if x.ndim == 3 else x[:, :110], b) for x in found)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_packed_sequence_that_is_longer_than_was_said_is_nan_past_that(guarded_results, packed_tokens):
+    places = [0, 5, 133, 150]  # 128 rows fill tiles
+    expected = packed_gradients(*packed_tokens, places, 128)
+    found = packed_gradients(*packed_tokens, places, 20)
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), found, expected, strict=True):
+        a, b = (x.mT if name == "lse" else x.flatten(2) for x in (a, b))  # (1, 150, ...)
+        lost = a.isnan().all(-1)[0]
+        assert torch.equal(lost[:, None].expand(a[0].shape), a[0].isnan()), name
+        assert torch.equal(a[:, ~lost], b[:, ~lost]), name
+        # A tile or two of queries have been computed, with all of the keys. Keys have met queries that are NaN.
+        first = int(lost.nonzero()[0])
+        assert first == 5 if name in ("dk", "dv") else 5 + 64 <= first <= 5 + 128, name
+        assert torch.equal(lost, (torch.arange(150) >= first) & (torch.arange(150) < 133)), name
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("places", [[0, 5, 400], [0, 80, 5, 150], [-9, 7, 150], [160, 170, 180], [0, 2**31 - 1, 9]])
+def test_offsets_of_no_token_reach_nothing_beside_the_tensors(guarded_results, packed_tokens, places):
+    tensors, douts = packed_tokens
+    before = [x._base.clone() for x in tensors]
+    out, *_ = packed_gradients(tensors, douts, places, 70)
+    assert out.isfinite().any() or min(places) >= 150
+    for x, memory in zip(tensors, before, strict=True):
+        assert torch.equal(x._base.nan_to_num(), memory.nan_to_num())
+
+
 def spread(x):
     """Return the same numbers with others between them in memory."""
     return torch.stack((x, torch.full_like(x, 1)), -1)[..., 0]
@@ -283,14 +349,25 @@ def check_operators(tensors, extras, *, packed):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_flops_are_counted(packed):
-    from torch.utils.flop_counter import FlopCounterMode
-
     qkv = seeded(2, 7, 3, 4, 16).requires_grad_()
     with FlopCounterMode(display=False) as counter:
         out = attention_qkvpacked(qkv) if packed else attention(*qkv.unbind(2))
         assert counter.get_total_flops() == 4 * 2 * 4 * 7 * 7 * 16
         out.sum().backward()
     assert counter.get_total_flops() == (4 + 10) * 2 * 4 * 7 * 7 * 16
+
+
+def test_flops_of_packed_sequences_are_those_of_each(random_qkv):
+    q, k, v = random_qkv(1, 9, 12, 4, 16)
+    places = {"cu_seqlens_q": [0, 2, 9], "cu_seqlens_k": [0, 5, 12]}
+    longest = {"max_seqlen_q": 7, "max_seqlen_k": 7}
+    for fake, pairs in ((contextlib.nullcontext(), 2 * 5 + 7 * 7), (FakeTensorMode(), 2 * 7 * 7)):
+        with fake as mode:
+            tensors = [x if mode is None else mode.from_tensor(x) for x in (q, k, v)]
+            offsets = {name: torch.tensor(each, dtype=torch.int32) for name, each in places.items()}
+            with FlopCounterMode(display=False) as counter:
+                attention(*tensors, **offsets, **longest)
+        assert counter.get_total_flops() == 4 * 4 * 16 * pairs
 
 
 @pytest.mark.parametrize(

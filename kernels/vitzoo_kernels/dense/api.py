@@ -67,8 +67,8 @@ def attention(
     """Compute softmax(q k^T * scale + bias) v without holding the (N_q, N_k) weights; differentiable once.
 
     Inputs are read where they lie, with any strides whose last is 1: slices of a packed (B, N, 3, H, D) tensor need no
-    copy. Sums are in float32. Two runs give the same bits, forward and backward. Under autocast, floating inputs are
-    cast to the autocast dtype first, as `F.scaled_dot_product_attention` does. Products of float32 inputs are float32
+    copy. Sums are in float32. Two runs give the same bits, forward and backward. Under autocast, q, k and v are cast
+    to the autocast dtype first, as `F.scaled_dot_product_attention` does; a bias is float32 in the sums anyway. Products of float32 inputs are float32
     unless `torch.set_float32_matmul_precision` allows less: then they are TF32.
 
     What stands in a masked key, NaN included, never matters. A query that may look at no key, because of `key_mask`,
@@ -85,13 +85,14 @@ def attention(
         scale: factor on the scores; D ** -0.5 when None.
         dropout_p: share of the weights set to zero; the others grow by 1 / (1 - p).
         dropout_seed: int64, (2,), on the device of `q`: seed and offset of the dropout, which decide it wholly
-            (`dropout_mask`). None: drawn from torch's generator.
+            (`dropout_mask`); of the offset the lower 32 bits count. None: drawn from torch's generator.
         cu_seqlens_q: int32, (sequences + 1,), on the device of `q`: where each sequence begins in q, which then is
-            (1, sum of the lengths, H, D), and where the last ends. The lengths are never read by the CPU.
+            (1, tokens, H, D), and where the last ends. The first is 0. Tokens after the last get zeros, an lse of -inf
+            and zero gradients. The CPU never reads the offsets: what they say of tokens that do not exist is ignored.
         cu_seqlens_k: the same of k and v.
         max_seqlen_q: length of the longest sequence of queries, or more. It cannot be checked without waiting for the
-            GPU: with less, what is past it is left out of the results.
-        max_seqlen_k: the same of the keys.
+            GPU: with less, results are NaN past it.
+        max_seqlen_k: the same of the keys; with less, dk and dv are NaN past it.
         return_lse: also return the logarithm of each softmax denominator, before dropout. It has a gradient too.
 
     Returns:

@@ -21,6 +21,7 @@ import triton.language as tl
 from vitzoo_kernels.dense.tiles import (
     NOT_SPECIALIZED,
     add_products,
+    fill_unowned,
     head_of,
     image_and_head,
     in_elements,
@@ -77,7 +78,9 @@ def attention_backward_q_kernel(
     num_heads,
     num_queries,
     num_keys,
-    total_queries,  # of an image: num_queries, or with packed sequences the sum of their lengths
+    sequences,  # how many are packed, or 0
+    total_queries,  # of an image: num_queries, or with packed sequences all of them
+    total_keys,
     scale,
     scale_log2,
     threshold,
@@ -97,11 +100,8 @@ def attention_backward_q_kernel(
     num_tiles = tl.cdiv(num_queries, BLOCK_M)
     tile = tl.program_id(0) % num_tiles
     batch, head, batch_head = image_and_head(tl.program_id(0) // num_tiles, num_heads)
-    image, first_query, rows = locate(cu_q_ptr, batch, num_queries)
-    _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
-    if cu_q_ptr is not None:
-        if tile * BLOCK_M >= rows:
-            return
+    image, first_query, rows = locate(cu_q_ptr, batch, sequences, num_queries, total_queries)
+    _, first_key, keys = locate(cu_k_ptr, batch, sequences, num_keys, total_keys)
 
     q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
     k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
@@ -115,6 +115,12 @@ def attention_backward_q_kernel(
     dq_head = head_of(dq_ptr, dq_strides, image, first_query, head)
     out_head = out_ptr + ((image * total_queries + first_query) * num_heads + head) * HEAD_DIM
     statistics = (image * num_heads + head) * total_queries + first_query
+
+    if cu_q_ptr is not None:
+        is_sequence = batch < sequences
+        fill_unowned(dq_head, dq_strides[1], tile, num_tiles, rows, is_sequence, HEAD_DIM, DIM, BLOCK_M)
+        if (tile * BLOCK_M >= rows) | (batch == sequences):
+            return
 
     # m is (BLOCK_M,): rows past the last are the last one again, and are not stored.
     _, _, m, own = rows_of_tile(tile * BLOCK_M, rows, BLOCK_M, True, False)
@@ -245,7 +251,9 @@ def attention_backward_kv_kernel(
     num_heads,
     num_queries,
     num_keys,
+    sequences,
     total_queries,
+    total_keys,
     scale,
     scale_log2,
     threshold,
@@ -268,11 +276,8 @@ def attention_backward_kv_kernel(
     num_tiles = tl.cdiv(num_keys, BLOCK_N)
     tile = tl.program_id(0) % num_tiles
     batch, head, batch_head = image_and_head(tl.program_id(0) // num_tiles, num_heads)
-    image, first_query, queries = locate(cu_q_ptr, batch, num_queries)
-    _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
-    if cu_q_ptr is not None:
-        if tile * BLOCK_N >= keys:
-            return
+    image, first_query, queries = locate(cu_q_ptr, batch, sequences, num_queries, total_queries)
+    _, first_key, keys = locate(cu_k_ptr, batch, sequences, num_keys, total_keys)
 
     q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
     k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
@@ -286,6 +291,13 @@ def attention_backward_kv_kernel(
     dk_head = head_of(dk_ptr, dkv_strides, image, first_key, head)
     dv_head = head_of(dv_ptr, dkv_strides, image, first_key, head)
     statistics = (image * num_heads + head) * total_queries + first_query
+
+    if cu_k_ptr is not None:
+        is_sequence = batch < sequences
+        fill_unowned(dk_head, dkv_strides[1], tile, num_tiles, keys, is_sequence, HEAD_DIM, DIM, BLOCK_N)
+        fill_unowned(dv_head, dkv_strides[1], tile, num_tiles, keys, is_sequence, HEAD_DIM, DIM, BLOCK_N)
+        if (tile * BLOCK_N >= keys) | (batch == sequences):
+            return
 
     n = tile * BLOCK_N + tl.arange(0, BLOCK_N)  # (BLOCK_N,)
     rows_n = n.to(tl.int64)

@@ -5,7 +5,7 @@
 Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 1, in softmax.py.
 Memory: q (B, N_q, H, D) and k, v (B, N_k, H, D) with any strides whose last is 1; out (B, N_q, H, D) contiguous;
 lse (B, H, N_q) contiguous, float32, natural logarithm. Packed sequences lie one after the other in one image, B = 1,
-and `cu_q`, `cu_k` say where each begins.
+and `cu_q`, `cu_k` say where each begins. What comes after the last is taken for one more, which gets zeros.
 
 A program owns the queries of one tile of one head: their rows of out and lse. It reads all keys and values of that
 head. Tokens rarely fill tiles: 197 = 3 * 64 + 5. So full tiles are computed without any mask, and what is left over has
@@ -19,7 +19,17 @@ import triton
 import triton.language as tl
 
 from vitzoo_kernels.dense.softmax import add_group, load_query, store_query, zero_sums
-from vitzoo_kernels.dense.tiles import NOT_SPECIALIZED, head_of, image_and_head, in_elements, load_keys, locate, settled
+from vitzoo_kernels.dense.tiles import (
+    NOT_SPECIALIZED,
+    fill_unowned,
+    head_of,
+    image_and_head,
+    in_elements,
+    load_keys,
+    locate,
+    settled,
+    unowned,
+)
 
 
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
@@ -52,7 +62,9 @@ def attention_forward_kernel(
     batch_heads,
     num_queries,  # with packed sequences: the longest
     num_keys,
-    total_queries,  # of an image: num_queries, or with packed sequences the sum of their lengths
+    sequences,  # how many are packed, or 0
+    total_queries,  # of an image: num_queries, or with packed sequences all of them
+    total_keys,
     # |scale| * log2(e), so that exp(x * scale) is exp2(x * scale_log2): the hardware has exp2 only. Never 0.
     scale_log2,
     threshold,  # of the dropout, share * 2^31
@@ -80,8 +92,8 @@ def attention_forward_kernel(
     first_head = tl.program_id(0) // num_tiles * PER_PROGRAM
     for index in range(first_head, tl.minimum(first_head + PER_PROGRAM, batch_heads)):
         batch, head, batch_head = image_and_head(index, num_heads)
-        image, first_query, rows = locate(cu_q_ptr, batch, num_queries)
-        _, first_key, keys = locate(cu_k_ptr, batch, num_keys)
+        image, first_query, rows = locate(cu_q_ptr, batch, sequences, num_queries, total_queries)
+        _, first_key, keys = locate(cu_k_ptr, batch, sequences, num_keys, total_keys)
         q_strides = in_elements(q_stride_b, q_stride_n, q_stride_h, STRIDE_UNIT)
         k_strides = in_elements(k_stride_b, k_stride_n, k_stride_h, STRIDE_UNIT)
         v_strides = in_elements(v_stride_b, v_stride_n, v_stride_h, STRIDE_UNIT)
@@ -118,12 +130,23 @@ def attention_forward_kernel(
                     heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
                     HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
-        elif tile * BLOCK_M < rows:
+        elif cu_q_ptr is None:
             _attend(
                 heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
-                HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, cu_q_ptr is not None, SETTLED, NEGATIVE,
-                PRECISION,
+                HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
             )  # fmt: skip
+        else:
+            is_sequence = batch < sequences
+            fill_unowned(out_head, num_heads * HEAD_DIM, tile, num_tiles, rows, is_sequence, HEAD_DIM, DIM, BLOCK_M)
+            for start in range(unowned(tile, num_tiles, is_sequence, BLOCK_M), rows, num_tiles * BLOCK_M):
+                these = start + tl.arange(0, BLOCK_M)
+                # The lse of a query without keys, or of a wrong call.
+                tl.store(lse_head + these, tl.where(is_sequence, float("nan"), float("-inf")), mask=these < rows)
+            if is_sequence & (tile * BLOCK_M < rows):
+                _attend(
+                    heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                    HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, True, SETTLED, NEGATIVE, PRECISION,
+                )  # fmt: skip
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""The torch operators of attention: schemas, fakes, autograd, FLOP formulae, and the shortcut that eager calls take.
+"""The torch operators of attention: schemas, fakes, autograd, and the shortcut that eager calls take.
 
 Operators are opaque to torch.compile, which traces through them without a graph break. In plain eager mode they would
 only cost time (on a CPU 16 us a call with autograd, an autograd.Function 4), so there the launcher is called directly.
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from vitzoo_kernels.dense import flops
 from vitzoo_kernels.dense.layouts import scale_of
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
@@ -266,35 +267,6 @@ torch.library.register_autograd("vitzoo::attention_backward", _no_second_derivat
 torch.library.register_autograd("vitzoo::packed_attention_backward", _no_second_derivative)
 
 
-def _flops(q_shape: Sequence[int], k_shape: Sequence[int]) -> int:
-    """Return the operations of one product of all queries with all keys."""
-    batch, num_queries, num_heads, head_dim = q_shape
-    return 2 * batch * num_heads * num_queries * k_shape[1] * head_dim
-
-
-def _forward_flops(q_shape: Sequence[int], k_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    return 2 * _flops(q_shape, k_shape)
-
-
-def _backward_flops(dout: Any, dlse: Any, q_shape: Sequence[int], k_shape: Sequence[int], *args: Any, **kw: Any) -> int:
-    # Scores, dout v^T, dv, dk and dq; what the kernels compute twice is not counted.
-    return 5 * _flops(q_shape, k_shape)
-
-
-def _packed_forward_flops(qkv_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    batch, num_tokens, _, num_heads, head_dim = qkv_shape
-    return 2 * _flops((batch, num_tokens, num_heads, head_dim), (batch, num_tokens))
-
-
-def _packed_backward_flops(dout_shape: Sequence[int], *args: Any, **kwargs: Any) -> int:
-    return 5 * _flops(dout_shape, dout_shape)
-
-
 # Torch's counter imports Triton, and warns where there is none, as there is nothing to run then.
 if find_spec("triton"):
-    from torch.utils.flop_counter import register_flop_formula
-
-    register_flop_formula(torch.ops.vitzoo.attention_forward)(_forward_flops)
-    register_flop_formula(torch.ops.vitzoo.attention_backward)(_backward_flops)
-    register_flop_formula(torch.ops.vitzoo.packed_attention_forward)(_packed_forward_flops)
-    register_flop_formula(torch.ops.vitzoo.packed_attention_backward)(_packed_backward_flops)
+    flops.register()

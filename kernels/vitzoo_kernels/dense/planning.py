@@ -74,12 +74,12 @@ def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) 
     arguments = {
         **shared,
         "batch_heads": batch_heads,
-        "total_queries": q.shape[1],
+        **_packing(q, k, extras),
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
         "FULL_M": num_queries >= tiles.block_m and not ragged,
         "TAIL_M": tail_m,
-        "FULL_N": num_keys >= tiles.block_n,
+        "FULL_N": num_keys >= tiles.block_n or ragged,
         "TAIL_N": 16 if ragged else _tail_of_tiles(num_keys, tiles.block_n),
         "PER_PROGRAM": per_program,
         "SETTLED": _settles(q.device),
@@ -130,7 +130,7 @@ def plan_backward(
             **_options(whole),
         }
         return (Plan(attention_backward_whole_kernel, batch_heads, arguments, holds=held),)
-    split = {**shared, "total_queries": q.shape[1], "scale": scale, "SETTLED": _settles(q.device)}
+    split = {**shared, **_packing(q, k, extras), "scale": scale, "SETTLED": _settles(q.device)}
     tiles = _tiles("backward_q", q, extras, num_keys)
     for_queries = Plan(
         attention_backward_q_kernel,
@@ -140,7 +140,7 @@ def plan_backward(
             **_own_strides(dq=dq),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
-            "FULL_N": num_keys >= tiles.block_n,
+            "FULL_N": num_keys >= tiles.block_n or ragged,
             "TAIL_N": 16 if ragged else _tail(num_keys, tiles.block_n),
             **_options(tiles),
         },
@@ -155,7 +155,7 @@ def plan_backward(
             **_own_strides(dkv=dk),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
-            "FULL_M": num_queries >= tiles.block_m,
+            "FULL_M": num_queries >= tiles.block_m or ragged,
             "TAIL_M": 16 if ragged else _tail(num_queries, tiles.block_m),
             **_options(tiles),
         },
@@ -224,10 +224,20 @@ def _without_memory(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _sizes(q: Tensor, k: Tensor, extras: Extras) -> tuple[int, int, int]:
-    """Return the number of heads over all sequences, and the queries and keys of the longest."""
+    """Return the number of heads over all sequences, and the queries and keys of the longest.
+
+    What comes after the last packed sequence is one more. The longest lengths decide how many programs there are and
+    not what they do, as nobody can check them.
+    """
     if extras.cu_q is None:
         return q.shape[0] * q.shape[2], q.shape[1], k.shape[1]
-    return (extras.cu_q.numel() - 1) * q.shape[2], extras.max_q, extras.max_k
+    return extras.cu_q.numel() * q.shape[2], min(extras.max_q, q.shape[1]), min(extras.max_k, k.shape[1])
+
+
+def _packing(q: Tensor, k: Tensor, extras: Extras) -> dict[str, int]:
+    """Return how many sequences are packed, or 0, and in how many tokens."""
+    sequences = 0 if extras.cu_q is None else extras.cu_q.numel() - 1
+    return {"sequences": sequences, "total_queries": q.shape[1], "total_keys": k.shape[1]}
 
 
 def _tiles(kernel: str, q: Tensor, extras: Extras, num_keys: int) -> configs.TileConfig:

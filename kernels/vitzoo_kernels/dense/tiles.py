@@ -21,7 +21,9 @@ NOT_SPECIALIZED = [
     "batch_heads",
     "num_queries",
     "num_keys",
+    "sequences",
     "total_queries",
+    "total_keys",
     "threshold",
 ]
 
@@ -286,16 +288,43 @@ def dropout_kept(seed_ptr, batch_head, m, n, threshold):
 
 
 @triton.jit
-def locate(cu_ptr, batch, num_rows):
+def locate(cu_ptr, batch, sequences, num_rows, total_rows):
     """Return where a sequence lies: its image, its first row there, and its number of rows.
 
-    Without `cu_ptr` it is an image of its own. With it all sequences lie in one image, one after the other.
+    Without `cu_ptr` it is an image of its own. With it all sequences lie in one image, one after the other, and number
+    `sequences` is what comes after the last of them. Only rows that exist are returned, whatever the offsets say:
+    nobody else can check them.
     """
     if cu_ptr is None:
         return batch, batch * 0, num_rows
     else:
-        first = tl.load(cu_ptr + batch).to(tl.int64)
-        return batch * 0, first, (tl.load(cu_ptr + batch + 1) - first).to(tl.int32)
+        first = tl.minimum(tl.maximum(tl.load(cu_ptr + batch), 0), total_rows)
+        stop = tl.load(cu_ptr + batch + 1, mask=batch < sequences, other=0)
+        stop = tl.where(batch < sequences, tl.minimum(stop, total_rows), total_rows)
+        return batch * 0, tl.cast(first, tl.int64), tl.cast(tl.maximum(stop - first, 0), tl.int32)
+
+
+@triton.jit
+def fill_unowned(
+    base, stride, tile, num_tiles, rows, is_sequence, HEAD_DIM: tl.constexpr, DIM: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Store what no tile of packed sequences computes: a program does every `num_tiles`-th tile of it.
+
+    That is 0 in the rows that come after the last sequence, where `is_sequence` is false, and NaN in those by which a
+    sequence is longer than the longest was said to be.
+    """
+    value = tl.where(is_sequence, float("nan"), 0.0)
+    for start in range(unowned(tile, num_tiles, is_sequence, BLOCK), rows, num_tiles * BLOCK):
+        these = start + tl.arange(0, BLOCK)  # (BLOCK,)
+        # 0 times NaN is NaN.
+        pieces = scaled_rows(zero_rows(BLOCK, DIM), value)
+        store_rows(base, these.to(tl.int64), stride, these < rows, pieces, HEAD_DIM, DIM, True)
+
+
+@triton.jit
+def unowned(tile, num_tiles, is_sequence, BLOCK: tl.constexpr):
+    """Return the first row of the first tile that a program has to fill."""
+    return tl.where(is_sequence, tile + num_tiles, tile) * BLOCK
 
 
 @triton.jit
