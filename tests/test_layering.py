@@ -116,7 +116,7 @@ def test_kernels_keep_their_order() -> None:
         "ops": {"launch", "extras", "layouts", "flops"},
         "launch": {"planning", "plans", "extras"},
         "planning": {"forward", "forward_whole", "backward", "backward_whole", "backward_bias", "dropout"}
-        | {"configs", "plans", "layouts", "extras"},
+        | {"configs", "plans", "layouts", "extras", "strides"},
         "forward": {"softmax", "tiles"},
         "forward_whole": {"softmax", "tiles"},
         "softmax": {"tiles"},
@@ -130,6 +130,7 @@ def test_kernels_keep_their_order() -> None:
         "extras": set(),
         "flops": {"extras"},
         "plans": set(),
+        "strides": set(),
         "reference": set(),
     }
     for name, allowed in order.items():

@@ -68,8 +68,8 @@ def attention(
 
     Inputs are read where they lie, with any strides whose last is 1: slices of a packed (B, N, 3, H, D) tensor need no
     copy. Sums are in float32. Two runs give the same bits, forward and backward. Under autocast, q, k and v are cast
-    to the autocast dtype first, as `F.scaled_dot_product_attention` does; a bias is float32 in the sums anyway. Products of float32 inputs are float32
-    unless `torch.set_float32_matmul_precision` allows less: then they are TF32.
+    to the autocast dtype first, as in `F.scaled_dot_product_attention`; a bias keeps its own. Products of float32
+    inputs are float32 unless `torch.set_float32_matmul_precision` allows less: then they are TF32.
 
     What stands in a masked key, NaN included, never matters. A query that may look at no key, because of `key_mask`,
     because its bias is -inf everywhere or because its sequence has no keys, gets zeros, an lse of -inf and zero

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from vitzoo_kernels.dense import configs
@@ -20,6 +19,7 @@ from vitzoo_kernels.dense.forward import attention_forward_kernel
 from vitzoo_kernels.dense.forward_whole import attention_forward_whole_kernel
 from vitzoo_kernels.dense.layouts import check_layouts, scale_of
 from vitzoo_kernels.dense.plans import Plan
+from vitzoo_kernels.dense.strides import layout_of, own_strides
 from vitzoo_kernels.dense.supported import INTERPRETER_DTYPES, MIN_CAPABILITY, MIN_TRITON
 
 LOG2_E = 1.4426950408889634
@@ -44,7 +44,7 @@ def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) 
     lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
     results = _without_memory(torch.empty(q.shape, dtype=q.dtype, device=q.device), lse)
     shared = {
-        **_layout_of(q=q, k=k, v=v),
+        **layout_of(q=q, k=k, v=v),
         **extras.bias_strides,
         "num_queries": num_queries,
         "num_keys": num_keys,
@@ -107,7 +107,7 @@ def plan_backward(
     dq, dk, _ = three(grads)
     held = _without_memory(*grads)
     shared = {
-        **_layout_of(q=q, k=k, v=v, dout=dout),
+        **layout_of(q=q, k=k, v=v, dout=dout),
         **extras.bias_strides,
         "num_queries": num_queries,
         "num_keys": num_keys,
@@ -120,7 +120,7 @@ def plan_backward(
     if whole is not None:
         arguments = {
             **shared,
-            **_own_strides(dq=dq, dkv=dk),
+            **own_strides(dq=dq, dkv=dk),
             "scale": scale,
             "KEYS": whole.block_n,
             "BLOCK_M": whole.block_m,
@@ -137,7 +137,7 @@ def plan_backward(
         batch_heads * triton.cdiv(num_queries, tiles.block_m),
         {
             **split,
-            **_own_strides(dq=dq),
+            **own_strides(dq=dq),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
             "FULL_N": num_keys >= tiles.block_n or ragged,
@@ -152,7 +152,7 @@ def plan_backward(
         batch_heads * triton.cdiv(num_keys, tiles.block_n),
         {
             **split,
-            **_own_strides(dkv=dk),
+            **own_strides(dkv=dk),
             "BLOCK_M": tiles.block_m,
             "BLOCK_N": tiles.block_n,
             "FULL_M": num_queries >= tiles.block_m or ragged,
@@ -298,48 +298,6 @@ def _shared(head_dim: int, scale: float) -> dict[str, Any]:
 def _options(tiles: configs.TileConfig) -> dict[str, Any]:
     # Fusing is asked for, because Triton's default changes between versions.
     return {"num_warps": tiles.num_warps, "num_stages": tiles.num_stages, "enable_fp_fusion": True}
-
-
-def _layout_of(**tensors: Tensor) -> dict[str, Any]:
-    """Return the number of heads, each tensor's batch, token and head strides, and the unit that these are counted in.
-
-    Where all tensors lie as projections write them, only the batch strides are left to the call: constants save 4 to
-    11 % of the instructions and up to a third of the registers (counted for compute capability 9.0, D = 64), and a
-    model has one such layout. All others share one program, lest every size of image had its own.
-    """
-    assert all(x.stride(-1) == 1 for x in tensors.values())
-    strides = {name: _strides(x) for name, x in tensors.items()}
-    num_heads, head_dim = next(iter(tensors.values())).shape[2:]
-    rows = [num_heads * head_dim * packed for packed in (1, 2, 3)]
-    known = all(row in rows and head == head_dim for _, row, head in strides.values())
-    # Triton notes which integers divide by 16 and no more, so 72 alone would make every load one element wide.
-    unit = 8 if all(stride % 8 == 0 for each in strides.values() for stride in each) else 1
-    return {
-        "num_heads": tl.constexpr(num_heads) if known else num_heads,
-        **_by_name(strides, unit, known),
-        "STRIDE_UNIT": unit,
-    }
-
-
-def _own_strides(**tensors: Tensor) -> dict[str, Any]:
-    """Return the strides of tensors that were allocated for the kernels to write, in units of 8 elements."""
-    return _by_name({name: _strides(x) for name, x in tensors.items()}, 8, True)
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Return the batch, token and head strides in elements."""
-    _, _, num_heads, head_dim = x.shape
-    # A dimension of size 1 has an arbitrary stride, which must not cost the others their unit.
-    usual = (0, num_heads * head_dim, head_dim)
-    return tuple(one if size == 1 else stride for size, stride, one in zip(x.shape, x.stride(), usual, strict=False))
-
-
-def _by_name(strides: dict[str, tuple[int, ...]], unit: int, known: bool) -> dict[str, Any]:
-    return {
-        f"{name}_stride_{axis}": tl.constexpr(stride // unit) if known and axis != "b" else stride // unit
-        for name, each in strides.items()
-        for axis, stride in zip("bnh", each, strict=True)
-    }
 
 
 def precision() -> str:
