@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vitzoo.errors import ConfigError
+from vitzoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,10 +88,11 @@ class Preprocess:
 
 
 def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]:
-    """Return torchvision v2 transforms from a PIL image or a uint8 tensor (C, H, W) to what the model takes.
+    """Return torchvision v2 transforms from a PIL image or a tensor (C, H, W) to what the model takes.
 
     Size, crop, interpolation, mean and standard deviation are the checkpoint's own. A PIL image is resized by Pillow,
-    as timm and torchvision do it for evaluation, so its pixels are theirs; a tensor is resized by torch.
+    as timm and torchvision do it for evaluation, so its pixels are theirs; a tensor, uint8 or floats in [0, 1], is
+    resized by torch.
 
     Args:
         model: a model that `vitzoo.create` or `vitzoo.load` made.
@@ -99,7 +100,8 @@ def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]
             resizing and cropping the centre: what all recipes share. Put stronger augmentations before it.
 
     Returns:
-        A callable; its result is a float32 tensor (in_chans, height, width).
+        A callable; its result is a float32 tensor (in_chans, height, width). What is no such image, or has more than 8
+        bits a channel, raises `vitzoo.errors.InputError`.
 
     Raises:
         ConfigError: the model says nothing of its images, or takes a number of channels other than 1 and 3.
@@ -135,12 +137,39 @@ def transforms(model: nn.Module, *, train: bool = False) -> Callable[[Any], Any]
         fit = [resize, v2.CenterCrop((height, width))]
     return v2.Compose(
         [
+            _checked,
             v2.RGB() if in_chans == 3 else v2.Grayscale(),
             *fit,
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(mean), list(std)),
         ]
+    )
+
+
+def has_wide_channels(mode: str) -> bool:
+    """Return whether a PIL image of that mode has more than 8 bits a channel: Pillow clips them on the way to RGB."""
+    return mode[0] == "I" or mode == "F"
+
+
+def _checked(image: Any) -> Any:
+    """Return the image, or raise: torchvision hands on unchanged what it does not know as one."""
+    import torch
+    from PIL.Image import Image
+
+    if isinstance(image, Image):
+        if not has_wide_channels(image.mode):
+            return image
+        given = f"a PIL image of more than 8 bits a channel (mode {image.mode!r})"
+    elif not isinstance(image, torch.Tensor):
+        given = f"a {type(image).__module__}.{type(image).__qualname__}"
+    elif (image.dtype == torch.uint8 or image.is_floating_point()) and image.ndim >= 3 and image.shape[-3] in (1, 3):
+        return image
+    else:
+        given = f"a {str(image.dtype).removeprefix('torch.')} tensor of shape {tuple(image.shape)}"
+    raise InputError(
+        f"{given} was given as an image (possible: a PIL image of 8 bits a channel, such as PIL.Image.fromarray makes "
+        "of a uint8 array; a tensor (C, H, W) of 1 or 3 channels, uint8 or floats in [0, 1]): convert it first"
     )
 
 

@@ -304,6 +304,16 @@ def test_an_image_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             read_image(path)
 
 
+def test_an_image_of_16_bits_is_refused(tmp_path: Path) -> None:
+    from vitzoo.cli.predict import read_image
+
+    for mode in ("I;16", "F"):
+        path = tmp_path / "deep.tif"
+        Image.new(mode, (20, 20)).save(path)
+        with pytest.raises(ImageError, match=f"deep.tif' has more than 8 bits a channel .*'{mode}'.*: scale it to 8"):
+            read_image(path)
+
+
 def test_weights_of_another_model_are_refused_before_anything_is_printed(photo: Path, tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     done = run("predict", str(photo), "--model", "vit_tiny", "--weights", str(tmp_path / "other.safetensors"))

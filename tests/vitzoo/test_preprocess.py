@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm.data
 import torch
@@ -16,7 +18,7 @@ from torchvision.models import ViT_B_16_Weights
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import vitzoo
-from vitzoo.errors import ConfigError
+from vitzoo.errors import ConfigError, InputError
 from vitzoo.labels import imagenet_1k, labels_of
 from vitzoo.preprocess import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
@@ -72,6 +74,24 @@ def test_tensors_grey_images_and_one_channel_are_taken() -> None:
         vitzoo.transforms(small("vit", in_chans=5))
     with pytest.raises(ConfigError, match="Linear does not say how its images are to be processed"):
         vitzoo.transforms(torch.nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (np.zeros((50, 60, 3), np.uint8), "a numpy.ndarray was given as an image (possible: a PIL image of 8 bits"),
+        ("photo.jpg", "a builtins.str was given"),
+        (Image.new("I;16", (60, 50)), "a PIL image of more than 8 bits a channel (mode 'I;16') was given"),
+        (Image.new("F", (60, 50)), "(mode 'F')"),
+        (torch.zeros(50, 60, 3, dtype=torch.uint8), "a uint8 tensor of shape (50, 60, 3) was given"),
+        (torch.zeros(3, 50, 60, dtype=torch.int64), "a int64 tensor of shape (3, 50, 60) was given"),
+        (torch.zeros(50, 60), "a float32 tensor of shape (50, 60) was given"),
+    ],
+)
+@pytest.mark.parametrize("train", [False, True])
+def test_what_is_no_image_of_8_bits_is_refused(image: object, words: str, train: bool) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        vitzoo.transforms(small("vit"), train=train)(image)
 
 
 def test_training_crops_and_flips_at_random_within_the_image() -> None:

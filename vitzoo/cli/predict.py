@@ -10,6 +10,7 @@ import typer
 from vitzoo.cli.output import console, show_json, show_table
 from vitzoo.errors import CheckpointError, ConfigError, ImageError, InputError
 from vitzoo.labels import imagenet_1k
+from vitzoo.preprocess import has_wide_channels, transforms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,8 @@ def read_image(path: Path) -> Image:
     """Return an image file as RGB, upright.
 
     Raises:
-        ImageError: there is no such file, it is no image, it is damaged, or it is too large to be one.
+        ImageError: there is no such file, it is no image, it is damaged, it is too large to be one, or it has more than
+            8 bits a channel.
     """
     import warnings
 
@@ -65,13 +67,19 @@ def read_image(path: Path) -> Image:
             # Pillow only warns of an image that would take gigabytes; here that is an error too.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
+                upright = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise ImageError(f"{str(path)!r} is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{str(path)!r} cannot be read as an image: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{str(path)!r} is too large to be safe: {error}") from error
+    if has_wide_channels(upright.mode):
+        raise ImageError(
+            f"{str(path)!r} has more than 8 bits a channel (Pillow's mode {upright.mode!r}): scale it to 8 bits first, "
+            "for what its lightest value stands for is not known"
+        )
+    return upright.convert("RGB")
 
 
 def class_names(network: nn.Module, labels: Path | None) -> tuple[Sequence[str], str]:
@@ -113,8 +121,6 @@ def _classify(
     network: nn.Module, image: Image, names: Sequence[str], top_k: int, path: Path, device: str
 ) -> list[dict[str, Any]]:
     import torch
-
-    from vitzoo.preprocess import transforms
 
     with torch.inference_mode():
         logits = network(transforms(network)(image)[None].to(device))[0]
