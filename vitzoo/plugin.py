@@ -241,7 +241,7 @@ def _take(registry: Registry, name: str, points: list[EntryPoint], enabled: set[
         return status("incompatible", str(error))
     except NameConflictError as error:
         return status("conflict", str(error))
-    except Exception as error:  # a stranger's code may raise anything, and must not stop the zoo
+    except (Exception, SystemExit) as error:  # a stranger's code may raise or exit, and must not stop the zoo
         return status("failed", f"{type(error).__name__}: {error}")
 
 

@@ -19,6 +19,7 @@ MANIFESTS = {
     "future": "def register(r):\n    r.require_api(99)\n",
     "twice": "def register(r):\n    r.add('norm', 'x', 'a:b')\n    r.add('norm', 'x', 'a:c')\n",
     "badkind": "def register(r):\n    r.add('norms', 'x', 'a:b')\n",
+    "exits": "import sys\nsys.exit('needs a licence key')\n",
     "unimportable": "import a_module_that_does_not_exist\n",
 }
 
@@ -71,6 +72,7 @@ def test_a_good_plugin_is_loaded_under_its_namespace(install) -> None:
     ("manifest", "state", "detail"),
     [
         ("raises", "failed", "RuntimeError: no licence file"),
+        ("exits", "failed", "SystemExit: needs a licence key"),
         ("unimportable", "failed", "ModuleNotFoundError: No module named 'a_module_that_does_not_exist'"),
         ("badkind", "failed", "UnknownNameError: unknown kind 'norms'"),
         ("future", "incompatible", "plugin 'acme' needs plugin API 99; this vitzoo has 1"),
