@@ -282,21 +282,27 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         UnknownNameError: nothing of that kind has the name.
-        ConfigError: it takes no such argument.
+        ConfigError: it takes no such argument, or needs one that is not there.
     """
     target = get_entry(kind, component.name).load()
-    signature = inspect.signature(target)
+    parameters = inspect.signature(target).parameters.values()
     own = [
         parameter.name
-        for parameter in signature.parameters.values()
+        for parameter in parameters
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in kwargs
     ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for name in component.args:
         if name in kwargs or not (takes_any or name in own):
             raise ConfigError(
                 f"{kind} {component.name!r} takes no argument {name!r} (possible: {', '.join(own) or 'none'})."
                 f"{suggestion(name, own)}"
+            )
+    for parameter in parameters:
+        if parameter.name in own and parameter.default is parameter.empty and parameter.name not in component.args:
+            raise ConfigError(
+                f"{kind} {component.name!r} needs the argument {parameter.name!r}: "
+                f"{kind}=({component.name!r}, {{{parameter.name!r}: ...}})"
             )
     return target(*args, **kwargs, **component.args)
 

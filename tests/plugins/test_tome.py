@@ -204,6 +204,7 @@ def test_what_cannot_work_is_refused() -> None:
         (InputError, "possible: no attn_mask, or a block", lambda: model(images(), attn_mask=torch.ones(17, 17) > 0)),
         (InputError, r"output_fmt='NCHW' \(possible: 'NLC'", lambda: model.forward_intermediates(images())),
         (InputError, "features_only=True gives features on", lambda: vit(features_only=True)),
+        (ConfigError, r"needs the argument 'r': block=\('tome/pre_norm', {'r': ...}\)", lambda: vit("tome/pre_norm")),
         (ConfigError, "r=-1 tokens cannot be merged", lambda: vit(("tome/pre_norm", {"r": -1}))),
         (ConfigError, "r=1.5 tokens cannot be merged", lambda: vit(("tome/pre_norm", {"r": 1.5}))),
     ]
