@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from vitzoo.config import ViTConfig
-from vitzoo.errors import CheckpointError, UnknownNameError, near_names, suggestion
+from vitzoo.errors import CheckpointError, PluginError, UnknownNameError, near_names, suggestion
 from vitzoo.licenses import KINDS as LICENSE_KINDS
 from vitzoo.licenses import UNSTATED, kind_of
 from vitzoo.plugin import get_entry, get_registry, plugins
@@ -65,6 +65,11 @@ def find_model(name: str) -> Found:
     base, dot, tag_name = name.partition(".")
     entry = get_entry("model", base)
     target = entry.load()
+    if not isinstance(target, Variant) and not callable(target):
+        raise PluginError(
+            f"model {entry.name!r} is registered by {entry.provider!r} as a {type(target).__name__} "
+            "(possible: a function that builds the model, or a Variant)"
+        )
     if not dot:
         return Found(name=entry.name, entry=entry, target=target, tag=None)
     tags = target.tags if isinstance(target, Variant) else {}

@@ -52,18 +52,24 @@ class Entry:
         """Return the target, importing it when it is a string.
 
         Raises:
-            PluginError: the target's module cannot be imported or lacks the attribute.
+            PluginError: the target's module cannot be imported or lacks the attribute, or the target cannot be called.
         """
-        if not isinstance(self.target, str):
-            return self.target
-        module_name, _, attribute = self.target.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise PluginError(
-                f"{self.kind} {self.name!r} is registered by {self.provider!r} as {self.target!r}, "
-                f"which cannot be imported: {error}"
-            ) from error
+        target = self.target
+        if isinstance(target, str):
+            module_name, _, attribute = target.partition(":")
+            try:
+                target = getattr(importlib.import_module(module_name), attribute)
+            except (Exception, SystemExit) as error:  # a stranger's module may raise anything, or exit
+                raise self._refused(f"cannot be imported: {type(error).__name__}: {error}") from error
+        # A model may also be a row of a table, and a format of weights an object.
+        if not callable(target) and self.kind not in ("model", "weights"):
+            raise self._refused(f"is a {type(target).__name__} and cannot be called")
+        return target
+
+    def _refused(self, why: str) -> PluginError:
+        return PluginError(
+            f"{self.kind} {self.name!r} is registered by {self.provider!r} as {self.target!r}, which {why}"
+        )
 
 
 def check_name(kind: str, name: str, *, namespaced: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +24,29 @@ def test_a_target_is_imported_at_first_use() -> None:
     found = registry.find("norm", "part")
     assert found is not None
     with pytest.raises(
-        PluginError, match=r"norm 'part' is registered by 'acme' .* cannot be imported: No module named"
+        PluginError, match=r"norm 'part' is registered by 'acme' .* cannot be imported: ModuleNotFoundError: No module"
     ):
         found.load()
     with pytest.raises(PluginError, match="has no attribute 'cube_root'"):
         entry(target="math:cube_root").load()
+
+
+@pytest.mark.parametrize("line", ["raise RuntimeError('no licence file')", "raise SystemExit('no licence file')"])
+def test_a_target_whose_module_raises_is_a_plugin_error(tmp_path: Path, monkeypatch, line: str) -> None:
+    (tmp_path / "acme_broken.py").write_text(line)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(PluginError, match=r"as 'acme_broken:Shift', which cannot be imported: \w+: no licence file"):
+        entry(target="acme_broken:Shift").load()
+
+
+def test_a_target_that_cannot_be_called_is_a_plugin_error(registry: Registry) -> None:
+    with pytest.raises(PluginError, match="as 'math:pi', which is a float and cannot be called"):
+        entry(target="math:pi").load()
+    registry.add(Entry(kind="model", name="lab/number", provider="lab", target="math:pi"))
+    with pytest.raises(
+        PluginError, match=r"model 'lab/number' is registered by 'lab' as a float \(possible: a function"
+    ):
+        vitzoo.create("lab/number")
 
 
 def test_a_taken_name_raises_and_names_both() -> None:

@@ -186,7 +186,7 @@ def with_entry(old: str, new: str, *, before: str = "") -> str:
                 "versions": "the distribution 'acme-vitzoo' does not depend on vitzoo",
                 "names": "mlp 'acme/so__lu' has two underscores in a row",
                 "docs": "mlp 'acme/so__lu' has no doc: one line that listings show",
-                "targets": "the target of mlp 'acme/so__lu' is 3, which cannot be called",
+                "targets": "'acme_parts:NUMBER', which is a int and cannot be called",
             },
         ),
         (with_entry(":Solu", ":Bare"), "vitzoo", {"docs": "the target of mlp 'acme/solu' has no docstring"}),
