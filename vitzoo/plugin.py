@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, NoReturn, TypeVar
 
 from vitzoo.errors import NameConflictError, PluginError, UnknownNameError, suggestion
-from vitzoo.registry import KINDS, Entry, Registry, check_name
+from vitzoo.registry import KINDS, Entry, Registry, check_name, check_namespace
 
 API_VERSION = 1
 GROUP = "vitzoo.plugins"
@@ -55,9 +55,14 @@ class Registrar:
 
     Args:
         namespace: prefix of every name; empty for vitzoo's own manifest.
+
+    Raises:
+        ValueError: the namespace is malformed, or 'vitzoo'.
     """
 
     def __init__(self, namespace: str) -> None:
+        if namespace:
+            check_namespace(namespace)
         self.namespace = namespace
         self.entries: list[Entry] = []
         self.aliases: list[tuple[str, str, str]] = []
@@ -183,9 +188,10 @@ def register(kind: str, name: str, *, doc: str = "", **meta: Any) -> Callable[[T
 
     Raises:
         NameConflictError: the name is taken.
-        ValueError: the name has no namespace or is malformed.
+        ValueError: the name has no namespace or is malformed, or the namespace is 'vitzoo'.
     """
     check_name(kind, name, namespaced=True)
+    check_namespace(name.partition("/")[0])
 
     def add(target: T) -> T:
         line = doc or (getattr(target, "__doc__", None) or "").strip().partition("\n")[0]
@@ -233,7 +239,6 @@ def _take(registry: Registry, name: str, points: list[EntryPoint], enabled: set[
             "conflict", f"the distributions {distribution} all provide a plugin named {name!r}; uninstall one"
         )
     try:
-        check_name("model", name, namespaced=False)
         registrar = Registrar(name)
         points[0].load()(registrar)
         return status("loaded", provides=registrar.commit(registry))

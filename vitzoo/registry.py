@@ -87,6 +87,18 @@ def check_name(kind: str, name: str, *, namespaced: bool) -> None:
         raise ValueError(f"{name!r} is not a valid {kind} name: write {shape!r} in lower case letters, digits and _")
 
 
+def check_namespace(namespace: str) -> None:
+    """Raise unless a plugin can have that name.
+
+    Raises:
+        ValueError: it is not lower case letters, digits and underscores, or it is 'vitzoo'.
+    """
+    if namespace == "vitzoo" or not _PLAIN_NAME.fullmatch(namespace):
+        raise ValueError(
+            f"a plugin cannot be named {namespace!r} (possible: lower case letters, digits and _, and not 'vitzoo')"
+        )
+
+
 class Registry:
     """A table of entries and aliases. A taken name raises; nothing is replaced."""
 

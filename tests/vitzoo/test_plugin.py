@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitzoo.errors import PluginError
-from vitzoo.plugin import PluginStatus, Registrar, discover, requirements
+from vitzoo.plugin import PluginStatus, Registrar, discover, register, requirements
 from vitzoo.registry import Registry
 
 MANIFESTS = {
@@ -123,6 +123,18 @@ def test_a_plugin_the_environment_names_but_nobody_provides_is_reported(install,
 def test_a_registrar_refuses_names_with_a_namespace_of_their_own() -> None:
     with pytest.raises(ValueError, match="is not a valid norm name: write 'name'"):
         Registrar("acme").add("norm", "other/shift", "a:b")
+
+
+@pytest.mark.parametrize("name", ["vitzoo", "Acme"])
+def test_a_plugin_of_a_reserved_or_malformed_name_is_refused(install, name: str) -> None:
+    install("acmepkg", "1.2", {name: "good", "fine": "good"})
+    registry = Registry()
+    found, _ = statuses(registry)
+    assert (found[name].state, found["fine"].state) == ("failed", "loaded")
+    assert f"a plugin cannot be named {name!r} (possible: lower case letters" in found[name].detail
+    assert registry.names("norm") == ["fine/shift"]
+    with pytest.raises(ValueError, match="a plugin cannot be named 'vitzoo'"):
+        register("norm", "vitzoo/shift")
 
 
 def test_nothing_is_committed_when_one_entry_cannot_be() -> None:
