@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal, NoReturn, TypeVar
 
 from vitzoo.errors import NameConflictError, PluginError, UnknownNameError, suggestion
-from vitzoo.registry import KINDS, Entry, Registry, check_name, check_namespace
+from vitzoo.registry import KINDS, Entry, Registry, check_meta, check_name, check_namespace
 
 API_VERSION = 1
 GROUP = "vitzoo.plugins"
@@ -92,8 +92,10 @@ class Registrar:
         Raises:
             UnknownNameError: there is no such kind.
             ValueError: the name is malformed.
+            TypeError: `meta` holds what no kind asks for, or a value of another type.
         """
         check_name(kind, name, namespaced=False)
+        check_meta(kind, self._qualified(name), {"doc": doc, **meta})
         provider = self.namespace or "vitzoo"
         self.entries.append(
             Entry(kind=kind, name=self._qualified(name), provider=provider, target=target, doc=doc, meta=meta)
@@ -189,8 +191,10 @@ def register(kind: str, name: str, *, doc: str = "", **meta: Any) -> Callable[[T
     Raises:
         NameConflictError: the name is taken.
         ValueError: the name has no namespace or is malformed, or the namespace is 'vitzoo'.
+        TypeError: `meta` holds what no kind asks for, or a value of another type.
     """
     check_name(kind, name, namespaced=True)
+    check_meta(kind, name, {"doc": doc, **meta})
     check_namespace(name.partition("/")[0])
 
     def add(target: T) -> T:

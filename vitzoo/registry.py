@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from vitzoo.attention.caps import AttentionCaps
 from vitzoo.errors import NameConflictError, PluginError, UnknownNameError, suggestion
 
 KINDS = (
@@ -24,6 +25,18 @@ KINDS = (
     "weights",
 )
 
+# What a registration may say besides, and as what: listings and choices read it of all plugins at once.
+_META: dict[str, type] = {
+    "doc": str,
+    "caps": AttentionCaps,
+    "license": str,
+    "paper": str,
+    "arxiv": str,
+    "models": str,
+    "test_args": Mapping,
+    "test_config": Mapping,
+    "test_model": str,
+}
 _PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -85,6 +98,19 @@ def check_name(kind: str, name: str, *, namespaced: bool) -> None:
     if len(parts) != (2 if namespaced else 1) or not all(_PLAIN_NAME.fullmatch(part) for part in parts):
         shape = "namespace/name" if namespaced else "name"
         raise ValueError(f"{name!r} is not a valid {kind} name: write {shape!r} in lower case letters, digits and _")
+
+
+def check_meta(kind: str, name: str, meta: Mapping[str, Any]) -> None:
+    """Raise unless a registration says of itself what one can say.
+
+    Raises:
+        TypeError: there is no such keyword, or its value is of another type.
+    """
+    for key, value in meta.items():
+        if key not in _META:
+            raise TypeError(f"{kind} {name!r} is registered with an unknown {key}=.{suggestion(key, list(_META))}")
+        if not isinstance(value, _META[key]):
+            raise TypeError(f"{kind} {name!r} is registered with {key}={value!r}, which is no {_META[key].__name__}")
 
 
 def check_namespace(namespace: str) -> None:

@@ -118,6 +118,23 @@ def test_an_unknown_backend_raises_with_near_names() -> None:
         Attend(())
 
 
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"devices": "cuda"},
+        {"dtypes": (torch.float32,)},
+        {"head_dims": 64},
+        {"packages": ("triton", "3.6")},
+        {"min_capability": 8},
+    ],
+    ids=str,
+)
+def test_caps_of_another_type_are_refused_where_they_are_written(declared: dict[str, Any]) -> None:
+    (name,) = declared
+    with pytest.raises(TypeError, match=rf"AttentionCaps\({name}=.* is not like {name}=\("):
+        AttentionCaps(**declared)
+
+
 def counting(registry: Registry, name: str, caps: AttentionCaps) -> list[dict[str, Any]]:
     """Register a backend that runs the reference and keeps the options of every call."""
     calls: list[dict[str, Any]] = []

@@ -20,6 +20,9 @@ MANIFESTS = {
     "twice": "def register(r):\n    r.add('norm', 'x', 'a:b')\n    r.add('norm', 'x', 'a:c')\n",
     "badkind": "def register(r):\n    r.add('norms', 'x', 'a:b')\n",
     "exits": "import sys\nsys.exit('needs a licence key')\n",
+    "badcaps": "def register(r):\n    r.add('attention', 'x', 'a:b', caps={'devices': ('cpu',)})\n",
+    "nolicense": "def register(r):\n    r.add('model', 'x', 'a:b', license=None)\n",
+    "typo": "def register(r):\n    r.add('model', 'x', 'a:b', licence='mit')\n",
     "unimportable": "import a_module_that_does_not_exist\n",
 }
 
@@ -73,6 +76,13 @@ def test_a_good_plugin_is_loaded_under_its_namespace(install) -> None:
     [
         ("raises", "failed", "RuntimeError: no licence file"),
         ("exits", "failed", "SystemExit: needs a licence key"),
+        (
+            "badcaps",
+            "failed",
+            "attention 'acme/x' is registered with caps={'devices': ('cpu',)}, which is no AttentionC",
+        ),
+        ("nolicense", "failed", "model 'acme/x' is registered with license=None, which is no str"),
+        ("typo", "failed", "model 'acme/x' is registered with an unknown licence=. Did you mean 'license'?"),
         ("unimportable", "failed", "ModuleNotFoundError: No module named 'a_module_that_does_not_exist'"),
         ("badkind", "failed", "UnknownNameError: unknown kind 'norms'"),
         ("future", "incompatible", "plugin 'acme' needs plugin API 99; this vitzoo has 1"),

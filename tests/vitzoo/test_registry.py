@@ -117,6 +117,11 @@ def test_register_puts_an_object_under_its_namespace(registry: Registry) -> None
         get_entry("norm", "lab/shfit")
 
 
+def test_a_registration_says_of_itself_only_what_one_can(registry: Registry) -> None:
+    with pytest.raises(TypeError, match="attention 'lab/plain' is registered with caps=3, which is no AttentionCaps"):
+        vitzoo.register("attention", "lab/plain", caps=3)
+
+
 @pytest.mark.parametrize("name", ["shift", "lab/", "/shift", "lab/Shift", "a/b/c", "lab/sh-ift"])
 def test_a_bare_or_malformed_name_cannot_be_registered(name: str) -> None:
     with pytest.raises(ValueError, match="is not a valid norm name: write 'namespace/name'"):

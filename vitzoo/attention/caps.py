@@ -79,6 +79,9 @@ class AttentionCaps:
         lse: the log-sum-exp as a second output.
         deterministic: two runs are equal bit for bit, backward included.
         note: how to get it to run where it cannot; added to a refusal.
+
+    Raises:
+        TypeError: devices, dtypes, head_dims, packages or min_capability are not such tuples.
     """
 
     devices: tuple[str, ...] = ()
@@ -96,6 +99,20 @@ class AttentionCaps:
     lse: bool = False
     deterministic: bool = False
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for name, item, example in (
+            ("devices", str, "('cuda',)"),
+            ("dtypes", str, "('float16', 'float32')"),
+            ("head_dims", int, "(64, 128), or None"),
+            ("packages", tuple, "(('triton', '3.6'),)"),
+            ("min_capability", int, "(8, 0), or None"),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("head_dims", "min_capability"):
+                continue
+            if not isinstance(value, tuple) or not all(isinstance(one, item) for one in value):
+                raise TypeError(f"AttentionCaps({name}={value!r}) is not like {name}={example}")
 
     def never_runs(self, *, head_dim: int | None = None) -> tuple[Reason, ...]:
         """Return the reasons that no input can change: a missing package, a head dim."""
