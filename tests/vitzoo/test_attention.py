@@ -125,6 +125,8 @@ def test_an_unknown_backend_raises_with_near_names() -> None:
         {"dtypes": (torch.float32,)},
         {"head_dims": 64},
         {"packages": ("triton", "3.6")},
+        {"packages": (("triton",),)},
+        {"min_capability": (8,)},
         {"min_capability": 8},
     ],
     ids=str,

@@ -111,7 +111,9 @@ class AttentionCaps:
             value = getattr(self, name)
             if value is None and name in ("head_dims", "min_capability"):
                 continue
-            if not isinstance(value, tuple) or not all(isinstance(one, item) for one in value):
+            fits = isinstance(value, tuple) and all(isinstance(one, item) for one in value)
+            pairs = {"packages": value, "min_capability": (value,)}.get(name, ())
+            if not fits or any(len(pair) != 2 for pair in pairs):
                 raise TypeError(f"AttentionCaps({name}={value!r}) is not like {name}={example}")
 
     def never_runs(self, *, head_dim: int | None = None) -> tuple[Reason, ...]:
