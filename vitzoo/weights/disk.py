@@ -16,7 +16,6 @@ from vitzoo.config import FIELD_ALIASES, ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_own, load_prepared, recipe_of
 from vitzoo.files import json_text, written_together
-from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format, models_of, require_format_for
@@ -73,17 +72,13 @@ def load(
     directory = find_directory(path)
     if is_native(directory, format):
         text = (directory / CONFIG_FILE).read_text()
-        target, settings, preprocess = parse(text)
+        target, settings, _ = parse(text)
         source = open_source(path, found=directory)
         changed = {**settings, **config}
         model = create(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
         model.model_name = json.loads(text)["model"]
-        if not reset:
-            model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
-        if preprocess is not None:
-            model.preprocess = preprocess  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)

@@ -11,9 +11,11 @@ from torch import nn
 from vitzoo.catalog import find_model
 from vitzoo.config import Component, ViTConfig
 from vitzoo.errors import CheckpointError, ConfigError, PluginError
+from vitzoo.labels import labels_of
 from vitzoo.plugin import get_registry, plugins, requirements
 from vitzoo.preprocess import Preprocess
-from vitzoo.weights.source import CONFIG_FILE
+from vitzoo.weights.formats.base import Reading
+from vitzoo.weights.source import CONFIG_FILE, Source
 
 FORMAT = 1
 KEYS = ("format", "model", "config", "preprocess", "requires")
@@ -48,6 +50,24 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def read_native(source: Source) -> Reading:
+    """Return weights under vitzoo's own names, with what the config.json that `save` wrote beside them says.
+
+    Raises:
+        ConfigError: that config.json is damaged, or was written by a newer vitzoo.
+    """
+    state = dict(source.state)
+    if source.config is None or "format" not in source.config:
+        return Reading(state=state)
+    data = _checked(source.config)
+    return Reading(
+        state=state,
+        settings=data["config"],
+        preprocess=_preprocess_of(data),
+        labels=labels_of(data.get("labels", ())),
+    )
+
+
 def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None]:
     """Read a config.json: what `create` is to be called with. Nothing that it names is imported but by `create`.
 
@@ -62,7 +82,17 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
         data = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{CONFIG_FILE} is not JSON: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+    data = _checked(data)
+    _check_requirements(data["requires"])
+    preprocess = _preprocess_of(data)
+    if "/" in data["model"] and find_model(data["model"]).config is None:
+        return data["model"], data["config"], preprocess
+    return ViTConfig.from_dict(data["config"]), {}, preprocess
+
+
+def _checked(data: Any) -> Mapping[str, Any]:
+    """Return what config.json holds when it has the form that `describe` gives it."""
+    if not isinstance(data, Mapping) or not isinstance(data.get("format"), int):
         raise ConfigError(f"{CONFIG_FILE} is not a vitzoo config: it has no 'format' number")
     if data["format"] > FORMAT:
         raise ConfigError(
@@ -73,11 +103,11 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
     if unknown or absent or not isinstance(data["config"], dict) or not isinstance(data["requires"], dict):
         known = ", ".join((*KEYS, *OPTIONAL_KEYS))
         raise ConfigError(f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {known})")
-    _check_requirements(data["requires"])
-    preprocess = None if data["preprocess"] is None else Preprocess(**data["preprocess"])
-    if "/" in data["model"] and find_model(data["model"]).config is None:
-        return data["model"], data["config"], preprocess
-    return ViTConfig.from_dict(data["config"]), {}, preprocess
+    return data
+
+
+def _preprocess_of(data: Mapping[str, Any]) -> Preprocess | None:
+    return None if data["preprocess"] is None else Preprocess(**data["preprocess"])
 
 
 def _refuse_constant(text: str) -> Any:

@@ -13,6 +13,7 @@ from vitzoo.init import init_vit
 from vitzoo.weights.adapt import RESETTABLE
 from vitzoo.weights.formats.base import Reading
 from vitzoo.weights.formats.choose import get_format
+from vitzoo.weights.native import read_native
 from vitzoo.weights.prepare import NATIVE, Prepared, format_of, refuse_scaled
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
@@ -91,9 +92,7 @@ def prepare_own(
 def _read(source: Source, format: str, config: Mapping[str, Any]) -> Reading:
     if format != NATIVE:
         return get_format(format).read(source, config)
-    # A directory that `save` wrote tells with which settings its weights were saved.
-    beside = (source.config or {}).get("config")
-    return Reading(state=dict(source.state), settings=beside if isinstance(beside, Mapping) else {})
+    return read_native(source)
 
 
 def _new_head(state: dict[str, Tensor], model: Any) -> list[Note]:
