@@ -171,14 +171,17 @@ def load_prepared(
     if prepared.labels:
         model.labels = prepared.labels  # type: ignore[assignment]
     why = "torch's DistributedDataParallel or torch.compile put it before every name"
-    unwrapped = (Note(action="dropped", what=source.prefix, why=why),) if source.prefix else ()
+    read = [Note(action="dropped", what=source.prefix, why=why)] if source.prefix else []
+    if source.averaged:
+        why = f"the averaged weights were read, {source.averaged}, as timm reads them"
+        read.append(Note(action="dropped", what="the last weights", why=why))
     model.load_report = LoadReport(  # type: ignore[assignment]
         source=source.name,
         files=source.files,
         revision=source.revision,
         format=prepared.format,
         tensors=len(prepared.state),
-        notes=(*unwrapped, *prepared.notes),
+        notes=(*read, *prepared.notes),
     )
     model.provenance = origin_of(source, recipe.name)  # type: ignore[assignment]
     announce(model.provenance)  # type: ignore[arg-type]

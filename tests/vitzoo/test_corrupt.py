@@ -137,6 +137,13 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(shard: object, tmp_pat
         create(folder)
 
 
+def test_a_shard_of_a_name_that_no_file_has_is_missing(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "x" * 5000 + ".safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="which is not in"):
+        create(tmp_path)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file under a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

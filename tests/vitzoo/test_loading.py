@@ -166,3 +166,11 @@ def test_a_directory_of_timms_with_the_models_own_names_says_what_they_leave_ope
     file.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="have num_heads=3, and the model has 2"):
         vitzoo.create("vit_tiny", weights=tmp_path / "model", **SMALL)
+
+
+def test_of_a_training_checkpoint_the_averaged_weights_are_read(tmp_path: Path) -> None:
+    last, averaged = small("vit").state_dict(), vitzoo.create("vit_tiny", **SMALL).state_dict()
+    torch.save({"state_dict": last, "state_dict_ema": averaged}, tmp_path / "last.pth.tar")
+    model = vitzoo.create("vit_tiny", weights=tmp_path / "last.pth.tar", **SMALL)
+    assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
+    assert "the averaged weights were read, state_dict_ema" in str(model.load_report.of("dropped")[0])

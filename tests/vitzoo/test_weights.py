@@ -136,9 +136,14 @@ def damaged(kind: str, folder: Path) -> Path:
         return file.rename(folder / "weights.xyz")
     elif kind.startswith("torch"):
         file = folder / "weights.pth"
+        if kind in ("torch_meta", "torch_sparse"):
+            head = state["head.weight"]
+            state["head.weight"] = head.to("meta") if kind == "torch_meta" else head.to_sparse()
         torch.save(torch.zeros(3) if kind == "torch_tensor" else state, file)
         if kind == "torch_truncated":
             file.write_bytes(file.read_bytes()[:1000])
+        elif kind == "torch_html":
+            file.write_text("<html>404")
     elif kind == "npz_text":
         return file.rename(folder / "weights.npz")
     elif kind == "missing":
@@ -146,6 +151,7 @@ def damaged(kind: str, folder: Path) -> Path:
     return file
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -158,8 +164,14 @@ def damaged(kind: str, folder: Path) -> Path:
         ),
         ("truncated", ["is damaged or not a safetensors file"]),
         ("text", ["is damaged or not a safetensors file"]),
-        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .npz)"]),
+        (
+            "suffix",
+            ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar"],
+        ),
         ("torch_truncated", ["is damaged or not a file that torch.save wrote"]),
+        ("torch_html", ["is damaged or not a file that torch.save wrote"]),
+        ("torch_meta", ["holds 'head.weight' without its numbers (meta); save it again as a plain tensor"]),
+        ("torch_sparse", ["holds 'head.weight' in the layout torch.sparse_coo; save it again as a plain tensor"]),
         ("torch_tensor", ["holds no tensors by name, so it is not a checkpoint"]),
         ("npz_text", ["is damaged or not an .npz file of arrays"]),
         ("missing", ["there is no file or directory"]),
