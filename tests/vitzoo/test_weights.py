@@ -223,6 +223,36 @@ def test_a_model_of_strangers_cannot_be_saved_halfway(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+def test_a_file_is_the_weights_alone(tmp_path: Path) -> None:
+    model = small("vit")
+    vitzoo.save(model, tmp_path / "mine.safetensors")
+    assert load_file(tmp_path / "mine.safetensors").keys() == model.state_dict().keys()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    swapped, tied = small("vit"), small("vit")
+    swapped.head = torch.nn.Linear(64, 9)
+    tied.blocks[0].norm2.weight = tied.blocks[0].norm1.weight
+    for model, words in (
+        (swapped, r"head\.weight is \(9, 64\), and the model's config says \(5, 64\) \(2 such .*reset_classifier"),
+        (tied, r"norm1\.weight and blocks\.0\.norm2\.weight are one tensor"),
+        (small("vit").to("meta"), "on the meta device and has no numbers to save"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            vitzoo.save(model, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("first", "second"), [("vitzoo", "open_clip"), ("open_clip", "vitzoo")])
+def test_two_layouts_do_not_share_a_directory(first: str, second: str, tmp_path: Path) -> None:
+    model = small("clip")
+    torch.nn.init.zeros_(model.head.bias)
+    vitzoo.save(model, tmp_path / "model", format=first)
+    with pytest.raises(CheckpointError, match=r"holds .*, of another checkpoint, .*remove it, or save to another"):
+        vitzoo.save(model, tmp_path / "model", format=second)
+    assert torch.equal(vitzoo.load(tmp_path / "model").norm.weight, model.norm.weight)
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text("old")

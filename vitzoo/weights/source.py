@@ -102,7 +102,7 @@ def open_source(source: str | Path, *, found: Path | None = None) -> Source:
         state |= tensors
     if sharded:
         _check_index(path, state)
-    prefix = _prefix_of(state)
+    prefix = prefix_of(state)
     return Source(
         name=str(source),
         state={name.removeprefix(prefix): tensor for name, tensor in state.items()},
@@ -179,7 +179,7 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
     raise CheckpointError(f"{str(path)!r} is no file of weights that vitzoo reads (possible: {possible})")
 
 
-def _prefix_of(state: Mapping[str, Tensor]) -> str:
+def prefix_of(state: Mapping[str, Tensor]) -> str:
     """Return what torch's wrappers have put before every name."""
     prefix = ""
     while more := [p for p in PREFIXES if state and all(name.startswith(prefix + p) for name in state)]:
