@@ -18,7 +18,7 @@ from vitzoo.block import BlockParts
 from vitzoo.catalog import find_model
 from vitzoo.config import Component, FrozenDict, ViTConfig
 from vitzoo.embed.patch import PatchParts
-from vitzoo.errors import ConfigError, suggestion
+from vitzoo.errors import ConfigError, VitzooError, suggestion
 from vitzoo.features import FeatureExtractor
 from vitzoo.model import VisionTransformer
 from vitzoo.plugin import get_entry
@@ -285,7 +285,7 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         UnknownNameError: nothing of that kind has the name.
-        ConfigError: it takes no such argument.
+        ConfigError: it takes no such argument, or not such a value of it.
     """
     target = get_entry(kind, component.name).load()
     signature = inspect.signature(target)
@@ -301,7 +301,13 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
                 f"{kind} {component.name!r} takes no argument {name!r} (possible: {', '.join(own) or 'none'})."
                 f"{suggestion(name, own)}"
             )
-    return target(*args, **kwargs, **component.args)
+    try:
+        return target(*args, **kwargs, **component.args)
+    except (TypeError, ValueError) as error:
+        # Without arguments of its own the component itself is at fault, not the config.
+        if isinstance(error, VitzooError) or not component.args:
+            raise
+        raise ConfigError(f"{kind} {component.name!r} cannot be built with {dict(component.args)}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from vitzoo.files import json_text, written_together
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format, models_of, require_format_for
-from vitzoo.weights.native import describe, parse
+from vitzoo.weights.native import describe, parse, text_of
 from vitzoo.weights.origin import metadata_of
 from vitzoo.weights.prepare import NATIVE, prepare_unnamed, read_unnamed
 from vitzoo.weights.report import Note
@@ -73,7 +73,7 @@ def load(
     """
     directory = find_directory(path)
     if is_native(directory, format):
-        text = (directory / CONFIG_FILE).read_text()
+        text = text_of(directory / CONFIG_FILE)
         target, settings, _ = parse(text)
         source = open_source(path, found=directory)
         changed = {**settings, **config}
@@ -210,8 +210,8 @@ def is_native(path: Path, format: str | None) -> bool:
                 "vitzoo.create(name, weights=file), or the format: vitzoo.load(file, format=...)"
             )
         try:
-            keys = set(json.loads(config.read_text()))
-        except (ValueError, TypeError):
+            keys = set(json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError):
             return True
         return "format" in keys or not keys & FOREIGN_KEYS
     return False
