@@ -53,6 +53,8 @@ class Component:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ConfigError(f"a component's name is a string such as 'layernorm'; got {self.name!r}")
+        if not isinstance(self.args, Mapping):
+            raise ConfigError(f"the arguments of {self.name!r} are {{'arg': 1}} by name; got {self.args!r}")
         frozen = FrozenDict({key: _frozen(f"{self.name}.{key}", value) for key, value in dict(self.args).items()})
         object.__setattr__(self, "args", frozen)
 

@@ -18,7 +18,7 @@ from vitzoo.block import BlockParts
 from vitzoo.catalog import find_model
 from vitzoo.config import Component, FrozenDict, ViTConfig
 from vitzoo.embed.patch import PatchParts
-from vitzoo.errors import ConfigError, suggestion
+from vitzoo.errors import ConfigError, VitzooError, suggestion
 from vitzoo.features import FeatureExtractor
 from vitzoo.model import VisionTransformer
 from vitzoo.plugin import get_entry
@@ -171,14 +171,17 @@ def load_prepared(
     if prepared.labels:
         model.labels = prepared.labels  # type: ignore[assignment]
     why = "torch's DistributedDataParallel or torch.compile put it before every name"
-    unwrapped = (Note(action="dropped", what=source.prefix, why=why),) if source.prefix else ()
+    read = [Note(action="dropped", what=source.prefix, why=why)] if source.prefix else []
+    if source.averaged:
+        why = f"the averaged weights were read, {source.averaged}, as timm reads them"
+        read.append(Note(action="dropped", what="the last weights", why=why))
     model.load_report = LoadReport(  # type: ignore[assignment]
         source=source.name,
         files=source.files,
         revision=source.revision,
         format=prepared.format,
         tensors=len(prepared.state),
-        notes=(*unwrapped, *prepared.notes),
+        notes=(*read, *prepared.notes),
     )
     model.provenance = origin_of(source, recipe.name)  # type: ignore[assignment]
     announce(model.provenance)  # type: ignore[arg-type]
@@ -282,7 +285,7 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
 
     Raises:
         UnknownNameError: nothing of that kind has the name.
-        ConfigError: it takes no such argument, or needs one that is not there.
+        ConfigError: it takes no such argument, not such a value of it, or needs one that is not there.
     """
     target = get_entry(kind, component.name).load()
     parameters = inspect.signature(target).parameters.values()
@@ -304,7 +307,13 @@ def make(kind: str, component: Component, *args: Any, **kwargs: Any) -> Any:
                 f"{kind} {component.name!r} needs the argument {parameter.name!r}: "
                 f"{kind}=({component.name!r}, {{{parameter.name!r}: ...}})"
             )
-    return target(*args, **kwargs, **component.args)
+    try:
+        return target(*args, **kwargs, **component.args)
+    except (TypeError, ValueError) as error:
+        # Without arguments of its own the component itself is at fault, not the config.
+        if isinstance(error, VitzooError) or not component.args:
+            raise
+        raise ConfigError(f"{kind} {component.name!r} cannot be built with {dict(component.args)}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

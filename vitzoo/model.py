@@ -250,7 +250,11 @@ class VisionTransformer(Surface):
         taken = self._taken(indices)
         depth = max(taken) + 1
         self.blocks = self.blocks[:depth]
-        changes: dict[str, Any] = {"depth": depth}
+        if self.rope is not None:
+            self.rope.keep(depth)
+        # The blocks that are left keep their own rates, which rise to that of the last of them.
+        rate = self.config.drop_path_rate * (depth - 1) / max(1, self.config.depth - 1)
+        changes: dict[str, Any] = {"depth": depth, "drop_path_rate": rate}
         if prune_norm:
             self.norm = nn.Identity()
             if not self.config.uses_fc_norm:

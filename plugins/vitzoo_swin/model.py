@@ -141,6 +141,8 @@ class SwinTransformer(Surface):
             window_size=config.window_size[:kept],
             pretrained_window_sizes=config.pretrained_window_sizes[:kept],
             final_norm=final_norm,
+            # The blocks that are left keep their own rates, which rise to that of the last of them.
+            drop_path_rate=config.drop_path_rates(kept - 1)[-1],
         )
         if not final_norm:
             self.norm = nn.Identity()

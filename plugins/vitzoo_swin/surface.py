@@ -21,6 +21,8 @@ class Surface(nn.Module):
     """
 
     layers: nn.Sequential
+    # What a checkpoint of vitzoo's changes that no shape tells.
+    switches = ("act_layer", "always_partition", "pad_first", "pool")
 
     def __init__(self, settings: SwinConfig, *, crop_pct: float) -> None:
         super().__init__()

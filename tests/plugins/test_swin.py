@@ -348,9 +348,25 @@ def test_checkpointing_a_compiled_and_an_exported_model_change_nothing(version: 
         torch.testing.assert_close(exported.module()(three), model(three))
 
 
+def drop_paths(model: torch.nn.Module) -> list[float]:
+    """Return the stochastic depth of every block but the first, which has none."""
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    return [block.drop_path1.rate for block in blocks[1:]]
+
+
+def test_a_directory_of_its_own_brings_its_switches_images_and_labels(tmp_path: Path) -> None:
+    model = vitzoo.create("swin/v1", **SMALL, act_layer="relu")
+    model.labels = ("a", "b")
+    vitzoo.save(model, tmp_path / "model")
+    again = vitzoo.create("swin/v1", weights=tmp_path / "model", **SMALL)
+    assert (again.settings.act_layer, again.labels) == ("relu", ("a", "b"))
+    assert str(again.load_report.of("set")[0]).startswith("set act_layer='relu'")
+
+
 @torch.inference_mode()
 def test_features_only_gives_maps_of_stages_and_leaves_out_the_rest(tmp_path: Path) -> None:
-    model = vitzoo.create("swin/v1", **SMALL, features_only=True, out_indices=(0, 1)).eval()
+    settings = {**SMALL, "drop_path_rate": 0.3}
+    model = vitzoo.create("swin/v1", **settings, features_only=True, out_indices=(0, 1)).eval()
     maps = model(torch.randn(2, 3, 56, 48))
     assert [tuple(one.shape) for one in maps] == [(2, 16, 14, 12), (2, 32, 7, 6)]
     assert model.feature_info.channels() == [16, 32]
@@ -359,6 +375,7 @@ def test_features_only_gives_maps_of_stages_and_leaves_out_the_rest(tmp_path: Pa
     # What is left can be saved and loaded.
     vitzoo.save(model.model, tmp_path / "pruned")
     again = vitzoo.load(tmp_path / "pruned").eval()
+    assert drop_paths(again) == pytest.approx(drop_paths(model.model))
     x = torch.randn(1, 3, 56, 56)
     assert torch.equal(again.forward_intermediates(x)[0], model.model.forward_intermediates(x)[0])
     with pytest.raises(vitzoo.VitzooError, match="stage 3 was asked for"):

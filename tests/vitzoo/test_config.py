@@ -145,10 +145,29 @@ def test_a_config_goes_through_json_to_an_equal_model(changes: dict[str, Any]) -
     assert preprocess == model.preprocess
 
 
+GOOD = {"format": 1, "model": "vit_tiny", "config": {}, "preprocess": None, "requires": {}}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{", "config.json is not JSON"),
+        ("[" * 100000, "config.json is not JSON"),
+        ('{"format": ' + "1" * 5000 + "}", "config.json is not JSON"),
+        ('{"format": true}', "config.json is not a vitzoo config: it has no 'format' number"),
+        *(
+            (json.dumps({**GOOD, key: value}), f"config.json is damaged: {key}=")
+            for key, value in (
+                ("model", 3),
+                ("preprocess", [1]),
+                ("preprocess", {"blur": 1}),
+                ("preprocess", {"mean": ["a"], "std": [1]}),
+                ("requires", {"acme": "x"}),
+                ("requires", {"acme": {"distribution": "acme"}}),
+                ("labels", 3),
+            )
+        ),
+        (json.dumps({**GOOD, "config": {"pool": {"name": "gem", "args": [1]}}}), "the arguments of 'gem' are"),
         ("[]", "config.json is not a vitzoo config: it has no 'format' number"),
         (
             '{"format": 2}',
@@ -214,6 +233,11 @@ def test_a_config_file_that_cannot_be_trusted_or_understood_is_refused(text: str
         ),
         ({"block": "parallel", "qkv_bias": "qv"}, "block='parallel' has one projection for qkv and the MLP"),
         ({"pool": ("map", {"num_heads": 5})}, "pool='map' with num_heads=5 does not divide embed_dim=192"),
+        (
+            {"patch_embed": ("conv", {"stride": [1, 2, 3]})},
+            "patch_embed 'conv' cannot be built with {'stride': (1, 2, 3)}",
+        ),
+        ({"pool": ("gem", {"p": "3"})}, "pool 'gem' cannot be built with {'p': '3'}"),
         ({"pos_embed": ("learned", {"interpolation": "lanczos"})}, "unknown interpolation 'lanczos'."),
     ],
     ids=lambda value: str(value)[:40],

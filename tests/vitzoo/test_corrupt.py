@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vitzoo
-from vitzoo.errors import CheckpointError, UnsafeFileError, WriteError
+from vitzoo.errors import CheckpointError, ConfigError, UnsafeFileError, WriteError
 
 STATE = {name: tensor.clone() for name, tensor in small("vit").state_dict().items()}
 
@@ -135,6 +135,21 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(shard: object, tmp_pat
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
     with pytest.raises(CheckpointError, match="a shard is a .safetensors file in the same directory"):
         create(folder)
+
+
+def test_a_shard_of_a_name_that_no_file_has_is_missing(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "x" * 5000 + ".safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="which is not in"):
+        create(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100000])
+def test_a_config_that_is_no_json_is_refused_on_loading(content: bytes, tmp_path: Path) -> None:
+    vitzoo.save(small("vit"), tmp_path / "model")
+    (tmp_path / "model/config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+        vitzoo.load(tmp_path / "model")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

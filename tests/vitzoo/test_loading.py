@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 import vitzoo
 from vitzoo.errors import CheckpointError
+from vitzoo.preprocess import CLIP_MEAN, Preprocess
 from vitzoo.weights import pages
 
 PEAK = """
@@ -116,3 +118,59 @@ def test_the_names_of_a_wrapped_model_are_read(prefix: str, suffix: str, tmp_pat
     torch.save(state | {"head.bias2": torch.zeros(1)}, tmp_path / "mixed.pth")
     with pytest.raises(CheckpointError, match="of no format that vitzoo knows"):
         vitzoo.create("vit_tiny", weights=tmp_path / "mixed.pth", **SMALL)
+
+
+def test_positions_of_a_grid_that_is_no_square_stay_and_resize_as_they_lie(tmp_path: Path) -> None:
+    # 4 x 16 patches, as many as 8 x 8.
+    model = small("vit", img_size=(32, 128))
+    vitzoo.save(model, tmp_path / "model")
+    vitzoo.save(model, tmp_path / "timm.safetensors", format="timm")
+    again = vitzoo.load(tmp_path / "model")
+    bare = vitzoo.create("vit_tiny", weights=tmp_path / "timm.safetensors", **{**SMALL, "img_size": (32, 128)})
+    assert torch.equal(again.pos_embed, model.pos_embed)
+    assert torch.equal(bare.pos_embed, model.pos_embed)
+    for size in (64, 48):
+        resized = vitzoo.load(tmp_path / "model", img_size=size)
+        expected = vitzoo.load(tmp_path / "model")
+        expected.set_input_size(size)
+        assert torch.equal(resized.pos_embed, expected.pos_embed)
+        assert f"a grid of 4x16 to {size // 8}x{size // 8}" in resized.load_report.of("resized")[0].why
+
+
+@torch.inference_mode()
+def test_a_named_model_computes_as_the_directory_of_its_weights_says(tmp_path: Path) -> None:
+    image = torch.randn(1, 3, 32, 32)
+    model = small("vit", norm=("layernorm", {"eps": 1e-2}), mlp="quick_gelu", pool="avg", fc_norm=False)
+    model.preprocess, model.labels = Preprocess(mean=CLIP_MEAN), tuple("abcde")
+    vitzoo.save(model, tmp_path / "model")
+    named = vitzoo.create("vit_tiny", weights=tmp_path / "model", **SMALL).eval()
+    assert torch.equal(named(image), model(image))
+    assert (named.preprocess, named.labels) == (model.preprocess, model.labels)
+    assert len(named.load_report.of("set")) == 3
+    kept = vitzoo.create("vit_tiny", weights=tmp_path / "model", mlp="gelu", **SMALL)
+    assert kept.config.mlp.name == "gelu"
+    for field, other in (("num_heads", 4), ("block", "post_norm"), ("rope", "axial")):
+        vitzoo.save(small("vit", **{field: other}), tmp_path / "other")
+        with pytest.raises(CheckpointError, match=f"have {field}={other!r}, .*the numbers would be wrong"):
+            vitzoo.create("vit_tiny", weights=tmp_path / "other", **SMALL)
+
+
+def test_a_directory_of_timms_with_the_models_own_names_says_what_they_leave_open(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    save_file(small("vit").state_dict(), tmp_path / "model/model.safetensors")
+    config = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps({**config, "model_args": {"num_heads": 2}, "label_names": list("abcde")}))
+    named = vitzoo.create("vit_tiny", weights=tmp_path / "model", **SMALL)
+    assert (named.preprocess.mean, named.labels) == ((0.1, 0.2, 0.3), tuple("abcde"))
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="have num_heads=3, and the model has 2"):
+        vitzoo.create("vit_tiny", weights=tmp_path / "model", **SMALL)
+
+
+def test_of_a_training_checkpoint_the_averaged_weights_are_read(tmp_path: Path) -> None:
+    last, averaged = small("vit").state_dict(), vitzoo.create("vit_tiny", **SMALL).state_dict()
+    torch.save({"state_dict": last, "state_dict_ema": averaged}, tmp_path / "last.pth.tar")
+    model = vitzoo.create("vit_tiny", weights=tmp_path / "last.pth.tar", **SMALL)
+    assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
+    assert "the averaged weights were read, state_dict_ema" in str(model.load_report.of("dropped")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,18 @@ def test_every_family_runs_at_any_size_and_every_parameter_has_a_gradient(family
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == (["mask_token"] if model.mask_token is not None else [])
     assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters() if parameter.grad is not None)
+
+
+@torch.inference_mode()
+def test_a_pruned_model_is_saved_as_it_is(tmp_path: Path) -> None:
+    model = small("rope_mixed", depth=4, drop_path_rate=0.3)
+    model.prune_intermediate_layers([1])
+    rates = [block.drop_path1.rate for block in model.blocks[1:]]
+    vitzoo.save(model, tmp_path / "model")
+    again = vitzoo.load(tmp_path / "model").eval()
+    assert model.rope.freqs.shape[1] == again.rope.depth == 2
+    assert torch.equal(again(images()), model(images()))
+    assert [block.drop_path1.rate for block in again.blocks[1:]] == rates == [pytest.approx(0.1)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

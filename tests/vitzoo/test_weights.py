@@ -136,9 +136,14 @@ def damaged(kind: str, folder: Path) -> Path:
         return file.rename(folder / "weights.xyz")
     elif kind.startswith("torch"):
         file = folder / "weights.pth"
+        if kind in ("torch_meta", "torch_sparse"):
+            head = state["head.weight"]
+            state["head.weight"] = head.to("meta") if kind == "torch_meta" else head.to_sparse()
         torch.save(torch.zeros(3) if kind == "torch_tensor" else state, file)
         if kind == "torch_truncated":
             file.write_bytes(file.read_bytes()[:1000])
+        elif kind == "torch_html":
+            file.write_text("<html>404")
     elif kind == "npz_text":
         return file.rename(folder / "weights.npz")
     elif kind == "missing":
@@ -146,6 +151,7 @@ def damaged(kind: str, folder: Path) -> Path:
     return file
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -158,8 +164,14 @@ def damaged(kind: str, folder: Path) -> Path:
         ),
         ("truncated", ["is damaged or not a safetensors file"]),
         ("text", ["is damaged or not a safetensors file"]),
-        ("suffix", ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .npz)"]),
+        (
+            "suffix",
+            ["is no file of weights that vitzoo reads (possible: .safetensors, .pth, .pt, .bin, .ckpt, .pth.tar"],
+        ),
         ("torch_truncated", ["is damaged or not a file that torch.save wrote"]),
+        ("torch_html", ["is damaged or not a file that torch.save wrote"]),
+        ("torch_meta", ["holds 'head.weight' without its numbers (meta); save it again as a plain tensor"]),
+        ("torch_sparse", ["holds 'head.weight' in the layout torch.sparse_coo; save it again as a plain tensor"]),
         ("torch_tensor", ["holds no tensors by name, so it is not a checkpoint"]),
         ("npz_text", ["is damaged or not an .npz file of arrays"]),
         ("missing", ["there is no file or directory"]),
@@ -209,6 +221,36 @@ def test_a_model_of_strangers_cannot_be_saved_halfway(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"Linear was not made by vitzoo\.create"):
         vitzoo.save(torch.nn.Linear(2, 2), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_file_is_the_weights_alone(tmp_path: Path) -> None:
+    model = small("vit")
+    vitzoo.save(model, tmp_path / "mine.safetensors")
+    assert load_file(tmp_path / "mine.safetensors").keys() == model.state_dict().keys()
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    swapped, tied = small("vit"), small("vit")
+    swapped.head = torch.nn.Linear(64, 9)
+    tied.blocks[0].norm2.weight = tied.blocks[0].norm1.weight
+    for model, words in (
+        (swapped, r"head\.weight is \(9, 64\), and the model's config says \(5, 64\) \(2 such .*reset_classifier"),
+        (tied, r"norm1\.weight and blocks\.0\.norm2\.weight are one tensor"),
+        (small("vit").to("meta"), "on the meta device and has no numbers to save"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            vitzoo.save(model, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(("first", "second"), [("vitzoo", "open_clip"), ("open_clip", "vitzoo")])
+def test_two_layouts_do_not_share_a_directory(first: str, second: str, tmp_path: Path) -> None:
+    model = small("clip")
+    torch.nn.init.zeros_(model.head.bias)
+    vitzoo.save(model, tmp_path / "model", format=first)
+    with pytest.raises(CheckpointError, match=r"holds .*, of another checkpoint, .*remove it, or save to another"):
+        vitzoo.save(model, tmp_path / "model", format=second)
+    assert torch.equal(vitzoo.load(tmp_path / "model").norm.weight, model.norm.weight)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:

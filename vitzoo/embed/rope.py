@@ -75,6 +75,10 @@ class Rope(nn.Module):
         """Return the angles (1 or depth, N, 1 or H, D / 2) of a grid (rows, columns), in radians."""
         raise NotImplementedError
 
+    def keep(self, depth: int) -> None:
+        """Forget the blocks after the first `depth`."""
+        self.depth = depth
+
     def forward(self, tokens: Tensor, grid: tuple[int, int], num_prefix_tokens: int) -> list[Rotation]:
         """Return each block's rotation for tokens (B, P + N, C) of an image with this grid."""
         dtype = torch.promote_types(tokens.dtype, torch.float32)
@@ -197,6 +201,11 @@ class MixedRope(Rope):
             x = torch.cat([magnitude * angle.cos() for angle in directions], dim=-1)
             y = torch.cat([magnitude * angle.sin() for angle in directions], dim=-1)
             self.freqs.copy_(torch.stack([x, y]))
+
+    def keep(self, depth: int) -> None:
+        """Forget the blocks after the first `depth`, and their frequencies."""
+        super().keep(depth)
+        self.freqs = nn.Parameter(self.freqs.detach()[:, :depth].clone(), requires_grad=self.freqs.requires_grad)
 
     def angles(self, grid: tuple[int, int], *, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return the angles (depth, N, H, D / 2) of a grid (rows, columns), in radians."""

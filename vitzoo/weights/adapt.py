@@ -173,16 +173,8 @@ def with_channels(kernel: Tensor, wanted: int) -> Tensor:
 def _adapt_positions(state: dict[str, Tensor], config: ViTConfig, settings: Mapping[str, Any]) -> list[Note]:
     table = state[TABLE]
     prefix = 0 if config.no_embed_class else config.num_prefix_tokens
-    old = _old_grid(table.shape[1] - prefix, settings)
-    step = config.patch_embed.args.get("stride", config.patch_size)
-    stride = (step, step) if isinstance(step, int) else tuple(step)
-    new = grid_of(
-        *config.img_size,
-        patch_size=config.patch_size,
-        stride=(stride[0], stride[1]),
-        pad=config.dynamic_img_pad,
-        drop_rest=bool(config.patch_embed.args.get("drop_rest", False)),
-    )
+    new = _grid(config, drop_rest=bool(config.patch_embed.args.get("drop_rest", False)))
+    old = _old_grid(table.shape[1] - prefix, new, settings)
     if old is None or old == new:
         return []
     position = LearnedPositions(embed_dim=config.embed_dim, **config.pos_embed.args)
@@ -195,12 +187,22 @@ def _adapt_positions(state: dict[str, Tensor], config: ViTConfig, settings: Mapp
     return [Note(action="resized", what=TABLE, why=why)]
 
 
-def _old_grid(patches: int, settings: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the grid of a table: what the source says, if it fits, else a square; None when it is neither."""
+def _old_grid(patches: int, new: tuple[int, int], settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the grid of a table: what the source says, if it fits; else the model's, if it fits; else a square."""
     if "img_size" in settings and "patch_size" in settings:
-        said = ViTConfig().with_changes(img_size=settings["img_size"], patch_size=settings["patch_size"])
-        rows, columns = (side // patch for side, patch in zip(said.img_size, said.patch_size, strict=True))
-        if rows * columns == patches:
-            return rows, columns
+        fields = ("img_size", "patch_size", "patch_embed", "dynamic_img_pad")
+        said = ViTConfig().with_changes(**{name: settings[name] for name in fields if name in settings})
+        grid = _grid(said, drop_rest=not said.dynamic_img_pad)
+        if math.prod(grid) == patches:
+            return grid
+    if math.prod(new) == patches:
+        return new
     side = math.isqrt(max(patches, 0))
     return (side, side) if side and side * side == patches else None
+
+
+def _grid(config: ViTConfig, *, drop_rest: bool) -> tuple[int, int]:
+    step = config.patch_embed.args.get("stride", config.patch_size)
+    rows, columns = (step, step) if isinstance(step, int) else step
+    size, pad = config.patch_size, config.dynamic_img_pad
+    return grid_of(*config.img_size, patch_size=size, stride=(rows, columns), pad=pad, drop_rest=drop_rest)

@@ -71,7 +71,8 @@ def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         )
     elif problems <= {"pos_embed", "patch_embed"}:
         lines.append(
-            "  Only sizes differ: pass img_size=, patch_size= or in_chans= to have the weights resized to them"
+            "  Only sizes differ: pass img_size=, patch_size= or in_chans= to have the weights resized to them; "
+            "positions of a grid that is no square need the config.json that they were saved with"
         )
     raise CheckpointError("\n".join(lines))
 

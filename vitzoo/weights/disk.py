@@ -9,27 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vitzoo.attention.select import AttnLike
 from vitzoo.config import FIELD_ALIASES, ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_own, load_prepared, recipe_of
 from vitzoo.files import json_text, written_together
-from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
 from vitzoo.weights.formats.choose import format_names, get_format, models_of, require_format_for
-from vitzoo.weights.native import describe, parse
+from vitzoo.weights.native import describe, parse, text_of
 from vitzoo.weights.origin import metadata_of
 from vitzoo.weights.prepare import NATIVE, prepare_unnamed, read_unnamed
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import (
     CONFIG_FILE,
+    LAYOUTS,
     OPEN_CLIP_CONFIG,
     WEIGHTS_FILE,
     find_directory,
     open_source,
+    prefix_of,
 )
 
 # What other libraries' config.json always holds, and vitzoo's never does.
@@ -72,18 +73,14 @@ def load(
     """
     directory = find_directory(path)
     if is_native(directory, format):
-        text = (directory / CONFIG_FILE).read_text()
-        target, settings, preprocess = parse(text)
+        text = text_of(directory / CONFIG_FILE)
+        target, settings, _ = parse(text)
         source = open_source(path, found=directory)
         changed = {**settings, **config}
         model = create(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
         model.model_name = json.loads(text)["model"]
-        if not reset:
-            model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
-        if preprocess is not None:
-            model.preprocess = preprocess  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)
@@ -113,16 +110,16 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
 
     Args:
         model: a model that `vitzoo.create` or `vitzoo.load` made.
-        path: a directory, made if missing; or a .safetensors file for the weights alone, which is all that some
-            formats have.
+        path: a directory, made if missing, without another layout's weights; or a .safetensors file for the weights
+            alone, which is all that some formats have.
         format: 'vitzoo', or one of `list_components("weights")`.
 
     Returns:
         What was converted on the way, and what the format does not hold; nothing for vitzoo's own.
 
     Raises:
-        CheckpointError: the model was not made by vitzoo, the format is unknown or has no place for the model, or the
-            file's name does not fit the format.
+        CheckpointError: the model was not made by vitzoo, has other tensors than its config says, tied ones, or none in
+            memory; the format is unknown or has no place for the model; the path does not fit the format.
         WriteError: the disk is full, or the place cannot be written to. Either all of the files are written, whole, or
             none, and what was there stays.
     """
@@ -130,7 +127,7 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
     if format != NATIVE and format not in format_names():
         raise CheckpointError(f"unknown format {format!r} (possible: {', '.join([NATIVE, *format_names()])})")
     description = describe(model)
-    state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    state = _state_of(model)
     if format == NATIVE:
         writing = Writing(state=state, weights_file=WEIGHTS_FILE, files={CONFIG_FILE: description})
     else:
@@ -144,13 +141,61 @@ def save(model: nn.Module, path: str | Path, *, format: str = NATIVE) -> tuple[N
         if getattr(model, "labels", ()):
             why = f"vitzoo writes the names of classes in the format {NATIVE!r} alone"
             writing = replace(writing, notes=(*writing.notes, Note(action="dropped", what="labels", why=why)))
-    if format == NATIVE or (writing.files and path.suffix != ".safetensors"):
+    if writing.files and path.suffix != ".safetensors":
+        _require_described(model, description, state)
+        _require_room_for(writing.weights_file, path)
         _write(writing, path, {path / name: content for name, content in writing.files.items()}, metadata_of(model))
     elif path.suffix != ".safetensors":
         raise CheckpointError(f"format={format!r} writes one .safetensors file; got {str(path)!r}")
     else:
         _write(replace(writing, weights_file=path.name), path.parent, {}, metadata_of(model))
     return writing.notes
+
+
+def _state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors to write, under the names of the model that torch.compile may have wrapped."""
+    state, seen = model.state_dict(), dict[int, str]()
+    for name, tensor in state.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{name} is on the meta device and has no numbers to save: load weights first")
+        if tensor.numel() and (other := seen.setdefault(tensor.data_ptr(), name)) != name:
+            raise CheckpointError(
+                f"{other} and {name} are one tensor, and a checkpoint keeps no ties; nothing was written: "
+                "give each its own, nn.Parameter(tensor.clone())"
+            )
+    prefix = prefix_of(state)
+    return {name.removeprefix(prefix): tensor.detach().contiguous() for name, tensor in state.items()}
+
+
+def _require_described(model: nn.Module, description: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise unless what the description builds has tensors of these names and shapes."""
+    config: Any = model.config
+    recipe = recipe_of(config, {}, "auto") if isinstance(config, ViTConfig) else None
+    with torch.device("meta"):
+        own = (recipe or recipe_of(description["model"], description["config"], "auto")).build().state_dict()
+    differing = [name for name in {**own, **state} if _shape(own, name) != _shape(state, name)]
+    if differing:
+        name = differing[0]
+        raise CheckpointError(
+            f"{name} is {_shape(state, name)}, and the model's config says {_shape(own, name)} ({len(differing)} such "
+            "tensors): nothing could load it; nothing was written. A new head comes from "
+            "model.reset_classifier(num_classes), other parts from vitzoo.create; the weights alone go into a "
+            ".safetensors file"
+        )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    return tuple(state[name].shape) if name in state else "absent"
+
+
+def _require_room_for(weights_file: str, folder: Path) -> None:
+    """Raise when the folder holds weights of another layout: which of the two is loaded would be chance."""
+    others = [name for pair in LAYOUTS for name in pair if pair[0] != weights_file and name != CONFIG_FILE]
+    if there := [name for name in others if (folder / name).is_file()]:
+        raise CheckpointError(
+            f"{str(folder)!r} holds {there[0]}, of another checkpoint, beside which {weights_file} could be mistaken "
+            "or passed over; nothing was written: remove it, or save to another place"
+        )
 
 
 def is_native(path: Path, format: str | None) -> bool:
@@ -165,8 +210,8 @@ def is_native(path: Path, format: str | None) -> bool:
                 "vitzoo.create(name, weights=file), or the format: vitzoo.load(file, format=...)"
             )
         try:
-            keys = set(json.loads(config.read_text()))
-        except (ValueError, TypeError):
+            keys = set(json.loads(config.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError):
             return True
         return "format" in keys or not keys & FOREIGN_KEYS
     return False

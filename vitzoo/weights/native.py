@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,9 +13,11 @@ from torch import nn
 from vitzoo.catalog import find_model
 from vitzoo.config import Component, ViTConfig
 from vitzoo.errors import CheckpointError, ConfigError, PluginError
+from vitzoo.labels import labels_of
 from vitzoo.plugin import get_registry, plugins, requirements
 from vitzoo.preprocess import Preprocess
-from vitzoo.weights.source import CONFIG_FILE
+from vitzoo.weights.formats.base import Reading
+from vitzoo.weights.source import CONFIG_FILE, Source
 
 FORMAT = 1
 KEYS = ("format", "model", "config", "preprocess", "requires")
@@ -48,6 +52,36 @@ def describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def read_native(source: Source) -> Reading:
+    """Return weights under vitzoo's own names, with what the config.json that `save` wrote beside them says.
+
+    Raises:
+        ConfigError: that config.json is damaged, or was written by a newer vitzoo.
+    """
+    state = dict(source.state)
+    if source.config is None or "format" not in source.config:
+        return Reading(state=state)
+    data = _checked(source.config)
+    return Reading(
+        state=state,
+        settings=data["config"],
+        preprocess=_preprocess_of(data),
+        labels=labels_of(data.get("labels", ())),
+    )
+
+
+def text_of(path: Path) -> str:
+    """Return what a config.json holds.
+
+    Raises:
+        ConfigError: it is no text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{CONFIG_FILE} is not JSON: {error}") from error
+
+
 def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None]:
     """Read a config.json: what `create` is to be called with. Nothing that it names is imported but by `create`.
 
@@ -60,9 +94,21 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
     """
     try:
         data = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{CONFIG_FILE} is not JSON: {error}") from error
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+    data = _checked(data)
+    _check_requirements(data["requires"])
+    preprocess = _preprocess_of(data)
+    if "/" in data["model"] and find_model(data["model"]).config is None:
+        return data["model"], data["config"], preprocess
+    return ViTConfig.from_dict(data["config"]), {}, preprocess
+
+
+def _checked(data: Any) -> Mapping[str, Any]:
+    """Return what config.json holds when it has the form that `describe` gives it."""
+    if not isinstance(data, Mapping) or type(data.get("format")) is not int or data["format"] < 1:
         raise ConfigError(f"{CONFIG_FILE} is not a vitzoo config: it has no 'format' number")
     if data["format"] > FORMAT:
         raise ConfigError(
@@ -70,14 +116,41 @@ def parse(text: str) -> tuple[str | ViTConfig, dict[str, Any], Preprocess | None
             "upgrade vitzoo"
         )
     unknown, absent = sorted(set(data) - {*KEYS, *OPTIONAL_KEYS}), sorted(set(KEYS) - set(data))
-    if unknown or absent or not isinstance(data["config"], dict) or not isinstance(data["requires"], dict):
+    if unknown or absent:
         known = ", ".join((*KEYS, *OPTIONAL_KEYS))
         raise ConfigError(f"{CONFIG_FILE} has unknown keys {unknown} or lacks keys {absent} (its keys: {known})")
-    _check_requirements(data["requires"])
-    preprocess = None if data["preprocess"] is None else Preprocess(**data["preprocess"])
-    if "/" in data["model"] and find_model(data["model"]).config is None:
-        return data["model"], data["config"], preprocess
-    return ViTConfig.from_dict(data["config"]), {}, preprocess
+    labels, requires = data.get("labels", []), data["requires"]
+    right = {
+        "model": isinstance(data["model"], str),
+        "config": isinstance(data["config"], Mapping),
+        "preprocess": isinstance(data["preprocess"], Mapping | None),
+        "requires": isinstance(requires, Mapping) and all(map(_is_requirement, requires.values())),
+        "labels": isinstance(labels, list) and all(isinstance(label, str) for label in labels),
+    }
+    if wrong := [name for name, fits in right.items() if not fits]:
+        raise ConfigError(f"{CONFIG_FILE} is damaged: {wrong[0]}={data[wrong[0]]!r} is no value of that key")
+    return data
+
+
+def _is_requirement(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return value is None
+    package, version = value.get("distribution"), value.get("version")
+    return package is None or (isinstance(package, str) and isinstance(version, str))
+
+
+def _preprocess_of(data: Mapping[str, Any]) -> Preprocess | None:
+    values = data["preprocess"]
+    if values is None:
+        return None
+    try:
+        images = Preprocess(**values)
+        numbers = all(map(math.isfinite, (*images.mean, *images.std, images.crop_pct)))
+    except TypeError as error:
+        raise ConfigError(f"{CONFIG_FILE} is damaged: preprocess={values!r}: {error}") from error
+    if not numbers:
+        raise ConfigError(f"{CONFIG_FILE} is damaged: preprocess={values!r} holds a number that is not finite")
+    return images
 
 
 def _refuse_constant(text: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from vitzoo.init import init_vit
 from vitzoo.weights.adapt import RESETTABLE
 from vitzoo.weights.formats.base import Reading
 from vitzoo.weights.formats.choose import get_format
+from vitzoo.weights.native import read_native
 from vitzoo.weights.prepare import NATIVE, Prepared, format_of, refuse_scaled
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
@@ -55,7 +57,7 @@ def prepare_own(
         assert format is not None
     else:
         format = format_of(source, name, own=model.state_dict(), format=format)
-        reading = _read(source, format, model.config)
+        reading = _read(source, format, model)
         notes += reading.notes
         switches = {
             switch: reading.settings[switch]
@@ -88,12 +90,12 @@ def prepare_own(
     return prepared, model
 
 
-def _read(source: Source, format: str, config: Mapping[str, Any]) -> Reading:
+def _read(source: Source, format: str, model: Any) -> Reading:
     if format != NATIVE:
-        return get_format(format).read(source, config)
-    # A directory that `save` wrote tells with which settings its weights were saved.
-    beside = (source.config or {}).get("config")
-    return Reading(state=dict(source.state), settings=beside if isinstance(beside, Mapping) else {})
+        return get_format(format).read(source, model.config)
+    reading = read_native(source)
+    known = reading.settings.keys() & dict(model.config).keys()
+    return replace(reading, switches=tuple(name for name in getattr(model, "switches", ()) if name in known))
 
 
 def _new_head(state: dict[str, Tensor], model: Any) -> list[Note]:

@@ -11,16 +11,18 @@ from torch import Tensor
 
 from vitzoo.catalog import find_model
 from vitzoo.config import FIELD_ALIASES, Component, ViTConfig
-from vitzoo.errors import CheckpointError
+from vitzoo.errors import CheckpointError, PluginError, UnknownNameError
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.adapt import adapt
 from vitzoo.weights.formats.base import Reading
 from vitzoo.weights.formats.choose import detect, formats_for, get_format, require_format_for
+from vitzoo.weights.native import read_native
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
 
 NATIVE = "vitzoo"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+PREFIX = "pool_include_prefix"
 PLAIN_MLPS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
 
@@ -71,18 +73,13 @@ def prepare(
     """
     refuse_scaled(source)
     format = format_of(source, None, own=own, format=format)
-    if format == NATIVE:
-        state, notes = adapt(source.state, config, settings={}, given=given, reset=reset)
-        return Prepared(state=state, config=config, preprocess=None, format=NATIVE, notes=tuple(notes))
-    reading = get_format(format).read(source, {"num_heads": config.num_heads})
-    heads = reading.settings.get("num_heads", config.num_heads)
-    if heads != config.num_heads:
-        raise CheckpointError(
-            f"the weights of {source.name} have num_heads={heads}, and the model has {config.num_heads}: the shapes "
-            f"are equal and the numbers would be wrong; nothing was loaded. Create it with num_heads={heads}"
-        )
+    hints = {"num_heads": config.num_heads}
+    reading = read_native(source) if format == NATIVE else get_format(format).read(source, hints)
+    refuse_other_numbers(source, config, reading, given)
     target, switched = with_switches(config, reading.settings, given)
-    state, notes = adapt(reading.state, target, settings=reading.settings, given=given, reset=reset)
+    # A file alone does not tell its grid: what a format made of the number of rows is a guess.
+    told = {name: value for name, value in reading.settings.items() if source.config is not None or name != "img_size"}
+    state, notes = adapt(reading.state, target, settings=told, given=given, reset=reset)
     notes = [*reading.notes, *switched, *notes]
     return Prepared(
         state=state,
@@ -112,10 +109,20 @@ def format_of(source: Source, model: str | None, *, own: Collection[str], format
         require_format_for(model, format)
         return format
     if set(source.state) == set(own):
-        return NATIVE
+        # timm's names are vitzoo's: a directory of timm's has them too, and says what they leave open.
+        return detect(source, among=formats_for(model), or_else=NATIVE) if _of_timm(source) else NATIVE
     # Weights with most of the model's own names are its own, damaged: what differs is what there is to say.
     mostly = 2 * len(set(source.state) & set(own)) > len(own)
     return detect(source, among=formats_for(model), or_else=NATIVE if mostly else None)
+
+
+def _of_timm(source: Source) -> bool:
+    """Whether the source's config.json is timm's, of an architecture that vitzoo has."""
+    architecture = (source.config or {}).get("architecture")
+    try:
+        return isinstance(architecture, str) and find_model(architecture).name != ""
+    except (UnknownNameError, PluginError):
+        return False
 
 
 def read_unnamed(source: Source, *, given: Mapping[str, Any], format: str | None) -> tuple[str, Reading]:
@@ -183,7 +190,32 @@ def with_switches(
             changes["fc_norm"] = settings.get("fc_norm", False)
         config = config.with_changes(**changes)
         notes.append(Note(action="set", what=f"{slot}={theirs}", why=f"as the source computes; the name says {mine}"))
+    prefix = given.get(PREFIX, settings.get(PREFIX, config.pool_include_prefix))
+    if prefix != config.pool_include_prefix:
+        config = config.with_changes(pool_include_prefix=prefix)
+        notes.append(Note(action="set", what=f"{PREFIX}={prefix}", why="as the source computes"))
     return config, notes
+
+
+def refuse_other_numbers(source: Source, config: ViTConfig, reading: Reading, given: Mapping[str, Any]) -> None:
+    """Raise where the source computes otherwise than the model, and neither a shape tells it nor a switch changes it.
+
+    Another number of heads is refused always, another rope or order in a block unless the caller gave it.
+    """
+    settings = reading.settings
+    base = find_model(reading.model).config if reading.model is not None else None
+    pairs: dict[str, tuple[Any, Any]] = {
+        "num_heads": (settings.get("num_heads", base.num_heads if base else config.num_heads), config.num_heads)
+    }
+    for slot in ("block", "rope"):
+        if slot in settings and slot not in given:
+            pairs[slot] = (Component.of(settings[slot]).name, getattr(config, slot).name)
+    for name, (theirs, mine) in pairs.items():
+        if theirs != mine:
+            raise CheckpointError(
+                f"the weights of {source.name} have {name}={theirs!r}, and the model has {mine!r}: the shapes are "
+                f"equal and the numbers would be wrong; nothing was loaded. Create it with {name}={theirs!r}"
+            )
 
 
 def refuse_scaled(source: Source) -> None:

@@ -22,7 +22,7 @@ CONFIG_FILE, IMAGES_FILE = "config.json", "preprocessor_config.json"
 OPEN_CLIP_FILE, OPEN_CLIP_CONFIG = "open_clip_model.safetensors", "open_clip_config.json"
 CARD_FILE = "README.md"
 HUB_PREFIX = "hf-hub:"
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 
 # Where a directory may keep its weights and what describes them, the first that is there.
 LAYOUTS = (
@@ -33,8 +33,10 @@ LAYOUTS = (
     ("open_clip_pytorch_model.bin", OPEN_CLIP_CONFIG),
 )
 
-# Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "module")
+# Training scripts keep the weights under one of these keys, beside the optimizer's state and the epoch. Of the averaged
+# weights and the last ones timm reads the averaged, whose accuracy it logs.
+AVERAGED = ("state_dict_ema", "model_ema")
+WRAPPERS = (*AVERAGED, "state_dict", "model", "model_state_dict", "module")
 
 # What torch's DistributedDataParallel and torch.compile put before the names of a model that they wrap.
 PREFIXES = ("module.", "_orig_mod.")
@@ -54,6 +56,7 @@ class Source:
         name: what the caller asked for.
         state: {name: tensor}, on the CPU, under the names of the files without `prefix`.
         prefix: what stood before every name because torch had wrapped the model, such as 'module.'; mostly ''.
+        averaged: under which key of a training checkpoint its averaged weights were read, not the last; mostly ''.
         config: the JSON object that a directory keeps beside its weights, or None.
         images: the JSON object of preprocessor_config.json, or None.
         files: the files that the tensors were read from.
@@ -63,6 +66,7 @@ class Source:
     name: str
     state: Mapping[str, Tensor]
     prefix: str = ""
+    averaged: str = ""
     config: Mapping[str, Any] | None = None
     images: Mapping[str, Any] | None = None
     files: tuple[WeightsFile, ...] = ()
@@ -90,18 +94,20 @@ def open_source(source: str | Path, *, found: Path | None = None) -> Source:
         sharded = weights == INDEX_FILE
         files = _shards(path) if sharded else [path / weights]
     state: dict[str, Tensor] = {}
+    averaged = ""
     for file in files:
-        tensors = read_tensors(file)
+        tensors, averaged = _read_file(file)
         if twice := sorted(set(state) & set(tensors)):
             raise CheckpointError(f"{str(file)!r} holds {twice[0]!r}, which another shard holds too")
         state |= tensors
     if sharded:
         _check_index(path, state)
-    prefix = _prefix_of(state)
+    prefix = prefix_of(state)
     return Source(
         name=str(source),
         state={name.removeprefix(prefix): tensor for name, tensor in state.items()},
         prefix=prefix,
+        averaged=averaged,
         config=config,
         images=images,
         files=tuple(WeightsFile.at(file) for file in files),
@@ -144,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(path)!r} is damaged or not JSON: {error}; {_AGAIN}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{str(path)!r} holds {type(data).__name__}, not a JSON object")
@@ -158,17 +164,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: a damaged file, of a kind that vitzoo does not read, or with no tensors by name.
         UnsafeFileError: a file that could only be read by unpickling code.
     """
+    return _read_file(path)[0]
+
+
+def _read_file(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of one file, and `Source.averaged`."""
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix in TORCH_SUFFIXES:
+        return _read_safetensors(path), ""
+    if path.name.endswith(TORCH_SUFFIXES):
         return _read_torch(path)
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return _read_npz(path), ""
     possible = ", ".join((".safetensors", *TORCH_SUFFIXES, ".npz"))
     raise CheckpointError(f"{str(path)!r} is no file of weights that vitzoo reads (possible: {possible})")
 
 
-def _prefix_of(state: Mapping[str, Tensor]) -> str:
+def prefix_of(state: Mapping[str, Tensor]) -> str:
     """Return what torch's wrappers have put before every name."""
     prefix = ""
     while more := [p for p in PREFIXES if state and all(name.startswith(prefix + p) for name in state)]:
@@ -207,9 +218,16 @@ def shard_names(index: Path) -> list[str]:
 def _shards(folder: Path) -> list[Path]:
     names = shard_names(folder / INDEX_FILE)
     for name in names:
-        if not (folder / name).is_file():
+        if not _is_there(folder / name):
             raise CheckpointError(f"{INDEX_FILE} names the shard {name!r}, which is not in {str(folder)!r}")
     return [folder / name for name in names]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file has, such as one of 5000 letters
+        return False
 
 
 def _weight_map(folder: Path) -> dict[str, Any]:
@@ -261,11 +279,13 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{str(path)!r} is damaged or not an .npz file of arrays: {error}; {_AGAIN}") from error
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], str]:
     with path.open("rb") as file:
         first = file.read(2)
     if b"PK".startswith(first) and not _is_zip(path):
         raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote: cut off; {_AGAIN}")
+    if len(first) == 2 and first != b"PK" and first[:1] != b"\x80":
+        raise CheckpointError(f"{str(path)!r} is damaged or not a file that torch.save wrote; {_AGAIN}")
     if len(first) == 2 and first[:1] == b"\x80" and first != b"\x80\x02":
         # torch.save writes zip files, and before 1.6 pickles of protocol 2.
         raise UnsafeFileError(_HOLDS_OBJECTS.format(str(path)))
@@ -283,9 +303,12 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     return _tensors_in(content, path)
 
 
-def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
+def _tensors_in(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
+    averaged = ""
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            last = any(isinstance(content.get(key), Mapping) for key in WRAPPERS if key not in AVERAGED)
+            averaged = wrapper if wrapper in AVERAGED and last else averaged
             content = content[wrapper]
     tensors = (
         {name: value for name, value in content.items() if isinstance(value, Tensor)}
@@ -294,4 +317,8 @@ def _tensors_in(content: Any, path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         raise CheckpointError(f"{str(path)!r} holds no tensors by name, so it is not a checkpoint")
-    return tensors
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            what = "without its numbers (meta)" if tensor.is_meta else f"in the layout {tensor.layout}"
+            raise CheckpointError(f"{str(path)!r} holds {name!r} {what}; save it again as a plain tensor")
+    return tensors, averaged
