@@ -349,6 +349,17 @@ def test_shards_that_do_not_fit_their_index_say_so(kind: str, words: str, tmp_pa
         vitzoo.load(folder)
 
 
+@pytest.mark.parametrize("name", ["dinov2", "dinov3"])
+@torch.inference_mode()
+def test_a_file_for_timm_has_no_mask_token(name: str, tmp_path: Path) -> None:
+    _, folder = hf_folder(name, tmp_path / "hf")
+    ours, file = vitzoo.load(folder).eval(), tmp_path / "timm.safetensors"
+    notes = vitzoo.save(ours, file, format="timm")
+    assert [str(note) for note in notes] == ["dropped mask_token: timm has none"]
+    again = vitzoo.create("vit_tiny", weights=file, **{**ours.config.to_dict(), "mask_token": False}).eval()
+    assert torch.equal(again(image().float()), ours(image().float()))
+
+
 @pytest.mark.parametrize(
     ("format", "family", "changes", "words"),
     [
