@@ -155,6 +155,7 @@ def test_the_doctor_exits_with_one_when_a_plugin_is_broken() -> None:
     [
         (["info", "vit_smal"], 1, "error: unknown model 'vit_smal'. Did you mean 'vit_small'"),
         (["info", "vit_tiny", "--img-size", "225"], 1, "does not divide into patches of 16x16"),
+        (["info", "swin/tiny", "--img-size", "384"], 1, "is a plugin's own model, of which only"),
         (["info", "vit_tiny", "--img-size", "big"], 2, "is neither a side such as 384 nor a height and width"),
         (
             ["models", "--license", "gpl"],
