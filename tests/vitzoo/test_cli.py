@@ -54,6 +54,13 @@ def test_models_are_listed_with_their_counts_and_sources() -> None:
     assert "No model matches 'zzz'." in out_of("models", "zzz")
 
 
+@pytest.mark.parametrize("columns", [{}, {"COLUMNS": "80"}])
+def test_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(columns: dict[str, str], monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    done = run("models", "*siglip*.*", **columns)
+    assert set(vitzoo.list_models("*siglip*.*")) <= set(done.stdout.split())
+
+
 def test_models_and_info_show_licences_and_checkpoints() -> None:
     (row,) = json.loads(out_of("models", "vit_small_patch16_224", "--json"))
     assert (row["license"], row["default_tag"], row["tags"]) == ("apache-2.0", "augreg_in21k_ft_in1k", 4)
