@@ -319,6 +319,32 @@ def test_weights_of_another_model_are_refused_before_anything_is_printed(photo: 
     assert "are of no format that vitzoo knows; nothing was loaded" in done.stderr
 
 
+def refused(*arguments: str) -> str:
+    """Run the command in this process and return the words that it refuses with."""
+    with pytest.raises(VitzooError) as caught:
+        runner.invoke(app_for(()), arguments, catch_exceptions=False)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["meta", "foo"])
+def test_a_device_that_cannot_compute_is_refused(device: str, photo: Path, weights: Path) -> None:
+    words = refused("predict", str(photo), "--weights", str(weights), "--device", device)
+    assert f"device '{device}' cannot be used here: " in words
+
+
+@pytest.mark.parametrize("name", ["format", "path", "dtype", "device"])
+def test_what_is_no_setting_is_not_set(name: str, weights: Path, tmp_path: Path) -> None:
+    words = f"--set '{name}=x': {name} is no setting of a model"
+    assert words in refused("convert", str(weights), str(tmp_path / "out"), "--to", "vitzoo", "--set", f"{name}=x")
+    assert words in refused("verify", str(weights), "--set", f"{name}=x")
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_computed(photo: Path, tmp_path: Path) -> None:
+    for out in (tmp_path, tmp_path / "nothing" / "out.json"):
+        assert f"'{out}' cannot be written: " in refused("verify", "no_such_checkpoint", "--out", str(out))
+    assert f"the folder '{photo}' cannot be made: " in refused("demo", "--out", str(photo))
+
+
 def test_labels_that_cannot_be_read_say_so(tmp_path: Path) -> None:
     from vitzoo.cli.predict import class_names
 

@@ -35,6 +35,7 @@ def predict(
     """Classify images. Names are those of --labels, else the checkpoint's, else ImageNet-1k's for 1000 classes."""
     # All files are opened before a model is built: a bad name costs nothing.
     opened = [read_image(path) for path in images]
+    require_device(device)
     network = _load(model, weights, attn, device).eval()
     names, origin = class_names(network, labels)
     results: list[dict[str, Any]] = [
@@ -72,6 +73,20 @@ def read_image(path: Path) -> Image:
         raise ImageError(f"{str(path)!r} cannot be read as an image: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{str(path)!r} is too large to be safe: {error}") from error
+
+
+def require_device(name: str) -> None:
+    """Raise InputError unless a model can compute on the device of that name here."""
+    import torch
+
+    reason = "it holds no numbers"
+    try:
+        if torch.zeros(1, device=name).device.type != "meta":
+            return
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+    possible = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    raise InputError(f"device {name!r} cannot be used here: {reason} (possible: {', '.join(possible)})")
 
 
 def class_names(network: nn.Module, labels: Path | None) -> tuple[Sequence[str], str]:
