@@ -286,7 +286,7 @@ def bad(kind: str, folder: Path, photo: Path, weights: Path) -> list[str]:
         ("truncated", "cannot be read as an image"),
         ("missing", "nothing.png' cannot be read as an image: [Errno 2] No such file"),
         ("labels", "names 2 classes; the model has 5"),
-        ("unnamed", "holds weights alone: name the model with --model"),
+        ("unnamed", "If the file does not tell its model, name it with --model"),
         ("channels", "an image file has 1 or 3 channels; the model takes in_chans=5"),
         ("features", "this model gives features, not classes"),
         ("nan", "the model gave NaN or infinity for"),
@@ -343,6 +343,14 @@ def test_where_nothing_can_be_written_is_said_before_anything_is_computed(photo:
     for out in (tmp_path, tmp_path / "nothing" / "out.json"):
         assert f"'{out}' cannot be written: " in refused("verify", "no_such_checkpoint", "--out", str(out))
     assert f"the folder '{photo}' cannot be made: " in refused("demo", "--out", str(photo))
+
+
+def test_a_file_that_tells_its_model_needs_no_name(photo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "vision.safetensors"
+    # A width that was published tells the number of heads.
+    model = vitzoo.create("vit_tiny", **{**SMALL, "embed_dim": 192, "num_heads": 3, "depth": 1})
+    vitzoo.save(model, file, format="torchvision")
+    assert len(json.loads(out_of("predict", str(photo), "--weights", str(file), "--json"))[0]["classes"]) == 5
 
 
 def test_labels_that_cannot_be_read_say_so(tmp_path: Path) -> None:

@@ -22,10 +22,8 @@ IMAGENET_CLASSES = 1000
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    weights: Annotated[str, typer.Option(help="A file of weights, a directory that vitzoo saved, or hf-hub:org/name.")],
-    model: Annotated[
-        str | None, typer.Option(help="A model name; not needed for a directory that vitzoo saved.")
-    ] = None,
+    weights: Annotated[str, typer.Option(help="A directory, a file of weights, or hf-hub:org/name.")],
+    model: Annotated[str | None, typer.Option(help="A model name, when the weights do not tell their model.")] = None,
     labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class on each line.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     attn: Annotated[str, typer.Option(help="An attention backend.")] = "auto",
@@ -119,9 +117,12 @@ def _load(model: str | None, weights: str, attn: str, device: str) -> nn.Module:
 
     if model is not None:
         return vitzoo.create(model, weights=weights, attn=attn, device=device)
-    if Path(weights).is_file():
-        raise CheckpointError(f"{weights!r} holds weights alone: name the model with --model")
-    return vitzoo.load(weights, attn=attn, device=device)
+    try:
+        return vitzoo.load(weights, attn=attn, device=device)
+    except CheckpointError as error:
+        if not Path(weights).is_file():
+            raise
+        raise CheckpointError(f"{error}\nIf the file does not tell its model, name it with --model") from error
 
 
 def _classify(
