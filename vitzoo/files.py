@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vitzoo.errors import WriteError
+
 
 @contextmanager
 def written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -56,6 +58,21 @@ def folder_whole(path: Path) -> Iterator[Path]:
         draft.mkdir()
         yield draft
         draft.rename(path)
+
+
+def require_writable(path: Path) -> None:
+    """Raise unless a file can be written at `path`; whoever computes for long asks before.
+
+    Raises:
+        WriteError: it cannot; the message says why.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "it is a folder")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise WriteError(f"{str(path)!r} cannot be written: {error.strerror or error}; name another place") from error
 
 
 def write_json(path: Path, data: Any) -> None:

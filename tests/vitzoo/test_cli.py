@@ -54,6 +54,13 @@ def test_models_are_listed_with_their_counts_and_sources() -> None:
     assert "No model matches 'zzz'." in out_of("models", "zzz")
 
 
+@pytest.mark.parametrize("columns", [{}, {"COLUMNS": "80"}])
+def test_names_are_whole_in_a_pipe_and_in_a_narrow_terminal(columns: dict[str, str], monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    done = run("models", "*siglip*.*", **columns)
+    assert set(vitzoo.list_models("*siglip*.*")) <= set(done.stdout.split())
+
+
 def test_models_and_info_show_licences_and_checkpoints() -> None:
     (row,) = json.loads(out_of("models", "vit_small_patch16_224", "--json"))
     assert (row["license"], row["default_tag"], row["tags"]) == ("apache-2.0", "augreg_in21k_ft_in1k", 4)
@@ -155,6 +162,7 @@ def test_the_doctor_exits_with_one_when_a_plugin_is_broken() -> None:
     [
         (["info", "vit_smal"], 1, "error: unknown model 'vit_smal'. Did you mean 'vit_small'"),
         (["info", "vit_tiny", "--img-size", "225"], 1, "does not divide into patches of 16x16"),
+        (["info", "swin/tiny", "--img-size", "384"], 1, "is a plugin's own model, of which only"),
         (["info", "vit_tiny", "--img-size", "big"], 2, "is neither a side such as 384 nor a height and width"),
         (
             ["models", "--license", "gpl"],
@@ -278,7 +286,7 @@ def bad(kind: str, folder: Path, photo: Path, weights: Path) -> list[str]:
         ("truncated", "cannot be read as an image"),
         ("missing", "nothing.png' cannot be read as an image: [Errno 2] No such file"),
         ("labels", "names 2 classes; the model has 5"),
-        ("unnamed", "holds weights alone: name the model with --model"),
+        ("unnamed", "If the file does not tell its model, name it with --model"),
         ("channels", "an image file has 1 or 3 channels; the model takes in_chans=5"),
         ("features", "this model gives features, not classes"),
         ("nan", "the model gave NaN or infinity for"),
@@ -319,6 +327,40 @@ def test_weights_of_another_model_are_refused_before_anything_is_printed(photo: 
     done = run("predict", str(photo), "--model", "vit_tiny", "--weights", str(tmp_path / "other.safetensors"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "are of no format that vitzoo knows; nothing was loaded" in done.stderr
+
+
+def refused(*arguments: str) -> str:
+    """Run the command in this process and return the words that it refuses with."""
+    with pytest.raises(VitzooError) as caught:
+        runner.invoke(app_for(()), arguments, catch_exceptions=False)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["meta", "foo"])
+def test_a_device_that_cannot_compute_is_refused(device: str, photo: Path, weights: Path) -> None:
+    words = refused("predict", str(photo), "--weights", str(weights), "--device", device)
+    assert f"device '{device}' cannot be used here: " in words
+
+
+@pytest.mark.parametrize("name", ["format", "path", "dtype", "device"])
+def test_what_is_no_setting_is_not_set(name: str, weights: Path, tmp_path: Path) -> None:
+    words = f"--set '{name}=x': {name} is no setting of a model"
+    assert words in refused("convert", str(weights), str(tmp_path / "out"), "--to", "vitzoo", "--set", f"{name}=x")
+    assert words in refused("verify", str(weights), "--set", f"{name}=x")
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_computed(photo: Path, tmp_path: Path) -> None:
+    for out in (tmp_path, tmp_path / "nothing" / "out.json"):
+        assert f"'{out}' cannot be written: " in refused("verify", "no_such_checkpoint", "--out", str(out))
+    assert f"the folder '{photo}' cannot be made: " in refused("demo", "--out", str(photo))
+
+
+def test_a_file_that_tells_its_model_needs_no_name(photo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "vision.safetensors"
+    # A width that was published tells the number of heads.
+    model = vitzoo.create("vit_tiny", **{**SMALL, "embed_dim": 192, "num_heads": 3, "depth": 1})
+    vitzoo.save(model, file, format="torchvision")
+    assert len(json.loads(out_of("predict", str(photo), "--weights", str(file), "--json"))[0]["classes"]) == 5
 
 
 def test_labels_that_cannot_be_read_say_so(tmp_path: Path) -> None:

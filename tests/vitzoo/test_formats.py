@@ -222,6 +222,15 @@ def test_the_class_position_is_folded_where_registers_have_none(tmp_path: Path) 
     assert ours.load_report.of("folded")[0].what == "pos_embed[:, 0]"
 
 
+@torch.inference_mode()
+def test_a_small_table_of_dinov2_with_registers_is_of_patches_alone(tmp_path: Path) -> None:
+    ours, file = small("dinov2_reg", num_classes=0, img_size=16, reg_tokens=2), tmp_path / "out.safetensors"
+    vitzoo.save(ours, file, format="dinov2")
+    again = vitzoo.load(file, num_heads=2).eval()
+    assert again.config.img_size == (16, 16)
+    assert torch.allclose(again(torch.ones(1, 3, 16, 16)), ours(torch.ones(1, 3, 16, 16)), atol=1e-5)
+
+
 def test_sizes_change_on_loading_as_set_input_size_changes_them(tmp_path: Path) -> None:
     _, folder = hf_folder("vit_logits", tmp_path / "hf")
     for change in ({"img_size": (48, 64)}, {"patch_size": 16}, {"img_size": 48, "patch_size": 12}):
@@ -349,6 +358,17 @@ def test_shards_that_do_not_fit_their_index_say_so(kind: str, words: str, tmp_pa
         vitzoo.load(folder)
 
 
+@pytest.mark.parametrize("name", ["dinov2", "dinov3"])
+@torch.inference_mode()
+def test_a_file_for_timm_has_no_mask_token(name: str, tmp_path: Path) -> None:
+    _, folder = hf_folder(name, tmp_path / "hf")
+    ours, file = vitzoo.load(folder).eval(), tmp_path / "timm.safetensors"
+    notes = vitzoo.save(ours, file, format="timm")
+    assert [str(note) for note in notes] == ["dropped mask_token: timm has none"]
+    again = vitzoo.create("vit_tiny", weights=file, **{**ours.config.to_dict(), "mask_token": False}).eval()
+    assert torch.equal(again(image().float()), ours(image().float()))
+
+
 @pytest.mark.parametrize(
     ("format", "family", "changes", "words"),
     [
@@ -366,6 +386,19 @@ def test_shards_that_do_not_fit_their_index_say_so(kind: str, words: str, tmp_pa
         ("dinov2", "vit", {"num_classes": 0}, "init_values=None: it has LayerScale"),
         ("mae", "vit", {"mlp": "gelu_tanh"}, r"mlp=gelu_tanh \(possible: 'gelu'\)"),
         ("mae", "rope_axial", {}, "rope=axial"),
+        ("mae", "vit", {"img_size": (32, 64)}, r"img_size=\(32, 64\) is not a square"),
+        ("mae", "vit", {"pool": "avg", "pool_include_prefix": True}, r"pool_include_prefix=True \(possible: False\)"),
+        ("mae", "vit", {"patch_embed": ("conv", {"use_norm": True})}, r"conv\(use_norm=True\): use_norm has no place"),
+        ("dinov2", "dinov2_reg", {"num_classes": 0, "patch_size": (8, 4)}, r"patch_size=\(8, 4\) is not a square"),
+        ("torchvision", "vit", {"patch_embed": ("conv", {"stride": 4})}, r"conv\(stride=4\): stride has no place"),
+        (
+            "torchvision",
+            "vit",
+            {"patch_embed": ("conv", {"drop_rest": True}), "img_size": 36},
+            "drop_rest has no place",
+        ),
+        ("transformers", "vit", {"dynamic_img_pad": True, "img_size": 36}, r"img_size=\(36, 36\) is padded to whole"),
+        ("transformers", "deit_distilled", {"num_classes": 0}, r"pool=distilled \(possible: 'token'\)"),
     ],
 )
 def test_a_format_without_a_place_for_the_model_says_so(

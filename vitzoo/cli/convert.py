@@ -11,6 +11,9 @@ import typer
 from vitzoo.cli.output import console, show_json
 from vitzoo.errors import ConfigError
 
+# Arguments of the functions behind the commands that are no settings of a model.
+NOT_SETTINGS = ("against", "attn", "device", "dtype", "format", "library", "model", "path", "tolerance", "weights")
+
 
 def convert(
     source: Annotated[str, typer.Argument(help="A directory, a file of weights, or hf-hub:org/name@revision.")],
@@ -49,6 +52,10 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     name, equals, text = setting.partition("=")
     if not equals or not name:
         raise ConfigError(f"--set {setting!r} is not name=value, such as num_heads=12")
+    if name in NOT_SETTINGS:
+        raise ConfigError(
+            f"--set {setting!r}: {name} is no setting of a model, as num_heads is; see --help for options"
+        )
     try:
         return name, json_module.loads(text)
     except json_module.JSONDecodeError:

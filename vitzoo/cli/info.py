@@ -9,6 +9,7 @@ import typer
 
 from vitzoo.catalog import find_model
 from vitzoo.cli.output import console, megabytes, millions, show_json, show_table, size
+from vitzoo.errors import ConfigError
 from vitzoo.licenses import UNSTATED, kind_of
 from vitzoo.preprocess import Preprocess
 from vitzoo.variants.table import Variant
@@ -66,6 +67,11 @@ def _collect(name: str, img_size: tuple[int, int] | None, batch_size: int) -> di
     if not isinstance(found.target, Variant) or found.config is None or found.preprocess is None:
         from vitzoo.factory import create
 
+        if img_size is not None or batch_size != 1:
+            raise ConfigError(
+                f"{found.name!r} is a plugin's own model, of which only the parameters are counted: --img-size and "
+                "--batch-size are for plain ViTs. Leave them out"
+            )
         model: Any = create(name, device="meta")
         params = list(model.parameters())
         count, memory = sum(p.numel() for p in params), sum(p.numel() * p.element_size() for p in params)

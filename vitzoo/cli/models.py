@@ -46,6 +46,7 @@ def models(
             )
             for row in rows
         ],
+        whole="name",
     )
     aliases = {
         alias: name for alias, name in get_registry().aliases("model").items() if name in {row["name"] for row in rows}

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 console = Console(highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    # What reads a pipe or a file has no width: whole lines can be searched.
+    console.width = 10_000
 errors = Console(stderr=True, highlight=False)
 
 
@@ -24,8 +28,10 @@ def show_error(message: str) -> None:
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """Print a table; a column whose name ends in '>' is aligned to the right."""
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, whole: str | None = None
+) -> None:
+    """Print a table; a column whose name ends in '>' is aligned to the right, and the one named `whole` not folded."""
     table = Table(
         title=title,
         title_justify="left",
@@ -37,7 +43,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     )
     for column in columns:
         right = column.endswith(">")
-        table.add_column(column.removesuffix(">"), justify="right" if right else "left", overflow="fold")
+        justify: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(column.removesuffix(">"), justify=justify, overflow="fold", no_wrap=column == whole)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)

@@ -23,10 +23,8 @@ IMAGENET_CLASSES = 1000
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
-    weights: Annotated[str, typer.Option(help="A file of weights, a directory that vitzoo saved, or hf-hub:org/name.")],
-    model: Annotated[
-        str | None, typer.Option(help="A model name; not needed for a directory that vitzoo saved.")
-    ] = None,
+    weights: Annotated[str, typer.Option(help="A directory, a file of weights, or hf-hub:org/name.")],
+    model: Annotated[str | None, typer.Option(help="A model name, when the weights do not tell their model.")] = None,
     labels: Annotated[Path | None, typer.Option(help="A text file with the name of a class on each line.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     attn: Annotated[str, typer.Option(help="An attention backend.")] = "auto",
@@ -36,6 +34,7 @@ def predict(
     """Classify images. Names are those of --labels, else the checkpoint's, else ImageNet-1k's for 1000 classes."""
     # All files are opened before a model is built: a bad name costs nothing.
     opened = [read_image(path) for path in images]
+    require_device(device)
     network = _load(model, weights, attn, device).eval()
     names, origin = class_names(network, labels)
     results: list[dict[str, Any]] = [
@@ -82,6 +81,20 @@ def read_image(path: Path) -> Image:
     return upright.convert("RGB")
 
 
+def require_device(name: str) -> None:
+    """Raise InputError unless a model can compute on the device of that name here."""
+    import torch
+
+    reason = "it holds no numbers"
+    try:
+        if torch.zeros(1, device=name).device.type != "meta":
+            return
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+    possible = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    raise InputError(f"device {name!r} cannot be used here: {reason} (possible: {', '.join(possible)})")
+
+
 def class_names(network: nn.Module, labels: Path | None) -> tuple[Sequence[str], str]:
     """Return the classes' names and where they are from.
 
@@ -112,9 +125,12 @@ def _load(model: str | None, weights: str, attn: str, device: str) -> nn.Module:
 
     if model is not None:
         return vitzoo.create(model, weights=weights, attn=attn, device=device)
-    if Path(weights).is_file():
-        raise CheckpointError(f"{weights!r} holds weights alone: name the model with --model")
-    return vitzoo.load(weights, attn=attn, device=device)
+    try:
+        return vitzoo.load(weights, attn=attn, device=device)
+    except CheckpointError as error:
+        if not Path(weights).is_file():
+            raise
+        raise CheckpointError(f"{error}\nIf the file does not tell its model, name it with --model") from error
 
 
 def _classify(

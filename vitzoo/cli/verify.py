@@ -39,8 +39,11 @@ def verify(
     """Compare with the library that the weights come from: the same weights, the same inputs; exit 1 when different."""
     import torch
 
+    from vitzoo.files import require_writable
     from vitzoo.parity.verify import verify as run
 
+    if out is not None:
+        require_writable(out)
     certificate = run(
         checkpoint,
         against=against,

@@ -18,8 +18,9 @@ from vitzoo.demo.compare import Agreement, compare
 from vitzoo.demo.digits import load_digits, require_extras
 from vitzoo.demo.pictures import draw_curves, draw_digits
 from vitzoo.demo.train import Epoch, train
+from vitzoo.errors import WriteError
 from vitzoo.factory import create
-from vitzoo.files import write_json
+from vitzoo.files import require_writable, write_json
 from vitzoo.preprocess import transforms
 from vitzoo.weights.disk import load, save
 
@@ -77,9 +78,14 @@ def run(out: Path, *, epochs: int, seed: int, tell: Callable[[Epoch], None], say
 
     Raises:
         MissingPackageError: scikit-learn or matplotlib is not installed.
+        WriteError: nothing can be written there.
     """
     require_extras()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"the folder {str(out)!r} cannot be made: {error.strerror}; name another") from error
+    require_writable(out / "curves.png")
     digits = load_digits()
     start = time.perf_counter()
     model, history = train(digits, epochs=epochs, seed=seed, tell=tell)

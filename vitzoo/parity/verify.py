@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import vitzoo
 from vitzoo.attention.caps import installed_version
+from vitzoo.catalog import find_model
 from vitzoo.config import ViTConfig
 from vitzoo.errors import CheckpointError, InputError
 from vitzoo.factory import create
@@ -140,6 +141,8 @@ def _opened(path: str | Path, model: str | None, format: str | None, settings: M
     local = find_directory(path)
     source = open_source(path, found=local)
     named = format or (NATIVE if local.is_dir() and is_native(local, None) else detect(source))
+    # The libraries know timm's names, not the short ones.
+    model = None if model is None else find_model(model).name
     return Checkpoint(path=local, source=source, format=named, model=model, settings=settings)
 
 

@@ -114,6 +114,7 @@ PLAIN: dict[str, Any] = {
     "pre_norm": False,
     "final_norm": True,
     "uses_fc_norm": False,
+    "pool_include_prefix": False,
     "qkv_bias": (True, "qv"),
     "qk_norm": False,
     "proj_bias": True,
@@ -123,12 +124,14 @@ PLAIN: dict[str, Any] = {
 }
 
 
-def require(config: ViTConfig, format: str, **own: Any) -> None:
+def require(config: ViTConfig, format: str, *, rest: bool = False, **own: Any) -> None:
     """Raise unless each field has the value, or one of a tuple of values, that the format has a place for.
 
     Args:
-        config: the model's settings. A component is compared by its name.
+        config: the model's settings. A component is compared by its name; those of `patch_embed` and `pool` are to have
+            no arguments, and the patches are to fill the image.
         format: the format's name.
+        rest: the format holds the image's size, and passes over pixels that make no whole patch (`drop_rest`).
         **own: where the format differs from `PLAIN`.
 
     Raises:
@@ -141,6 +144,13 @@ def require(config: ViTConfig, format: str, **own: Any) -> None:
         if (value.name if isinstance(value, Component) else value) not in allowed:
             shown = str(value) if isinstance(value, Component) else repr(value)
             reasons.append(f"{field_name}={shown} (possible: {', '.join(map(repr, allowed))})")
+    dropped = "drop_rest" if rest else None
+    for component in (config.patch_embed, config.pool):
+        given = [name for name, value in component.args.items() if value and name != dropped]
+        reasons += [f"{component}: {', '.join(given)} has no place"] if given else []
+    whole = all(side % patch == 0 for side, patch in zip(config.img_size, config.patch_size, strict=True))
+    if not whole and not config.patch_embed.args.get("drop_rest"):
+        reasons.append(f"img_size={config.img_size} is padded to whole patches of {config.patch_size}")
     refuse(format, reasons)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitzoo.config import ViTConfig
 from vitzoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vitzoo.weights.formats.base import Reading, Writing, eps_of, refuse, require
+from vitzoo.weights.formats.base import Reading, Writing, eps_of, refuse, require, square
 from vitzoo.weights.formats.infer import heads_or_unknown, infer
 from vitzoo.weights.formats.names import with_k_bias
 from vitzoo.weights.formats.registers import fold_class_position, unfold_class_position
@@ -48,7 +48,7 @@ class Dinov2:
                 name = name.replace(theirs, ours)
             state[name] = tensor
         notes = fold_class_position(state)
-        settings = infer(state)
+        settings = infer(state, no_embed_class=True if "reg_token" in state else None)
         heads, unknown = heads_or_unknown(settings["embed_dim"], hints, HEADS)
         settings = {"mlp": "gelu", **settings, **heads, "norm": "layernorm", "pool": "token", "fc_norm": False}
         # Without registers the authors also add 0.1 to the size that they resize to, which no grid of ours has.
@@ -67,6 +67,7 @@ class Dinov2:
             init_values=config.init_values,
             qkv_fused=True,
         )
+        square(config, FORMAT)
         refuse(FORMAT, ["init_values=None: it has LayerScale"] if config.init_values is None else [])
         refuse(FORMAT, [f"norm={config.norm} (possible: eps 1e-6)"] if eps_of(config) != 1e-6 else [])
         full, notes = unfold_class_position(state) if config.no_embed_class else (dict(state), [])

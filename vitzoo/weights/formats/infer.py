@@ -16,12 +16,15 @@ HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 SAY_HEADS = "the tensors do not tell it: give num_heads=..., which divides {dim}"
 
 
-def infer(state: Mapping[str, Tensor], img_size: int | Sequence[int] | None = None) -> dict[str, Any]:
+def infer(
+    state: Mapping[str, Tensor], img_size: int | Sequence[int] | None = None, *, no_embed_class: bool | None = None
+) -> dict[str, Any]:
     """Return the fields of ViTConfig that names and shapes tell: sizes, tokens, biases, LayerScale, where norms stand.
 
     Args:
         state: tensors under vitzoo's names, with a convolution as patch embedding.
         img_size: (height, width) or one side, when the source says it; None: the positions are those of a square.
+        no_embed_class: whether the prefix tokens have no positions, when the source says it; a small table fits both.
 
     Raises:
         CheckpointError: a tensor that every ViT has is absent or has another shape, or the positions fit no image.
@@ -55,7 +58,7 @@ def infer(state: Mapping[str, Tensor], img_size: int | Sequence[int] | None = No
         if rows is not None:
             settings["no_embed_class"] = _no_embed_class(rows, (height // patch_h) * (width // patch_w), settings)
     elif rows is not None:
-        settings |= _of_square(rows, settings)
+        settings |= _of_square(rows, settings, (False, True) if no_embed_class is None else (no_embed_class,))
     return settings
 
 
@@ -110,9 +113,9 @@ def _no_embed_class(rows: int, patches: int, settings: Mapping[str, Any]) -> boo
     return prefix > 0 and rows == patches
 
 
-def _of_square(rows: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _of_square(rows: int, settings: Mapping[str, Any], possible: Sequence[bool]) -> dict[str, Any]:
     prefix = _prefix(settings)
-    for no_embed_class in (False, True):
+    for no_embed_class in possible:
         patches = rows - (0 if no_embed_class else prefix)
         side = math.isqrt(max(patches, 0))
         if side and side * side == patches:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vitzoo.config import ViTConfig
 from vitzoo.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from vitzoo.weights.formats.base import Reading, Writing, eps_of, refuse, require
+from vitzoo.weights.formats.base import Reading, Writing, eps_of, refuse, require, square
 from vitzoo.weights.formats.infer import heads_or_unknown, infer
 from vitzoo.weights.formats.names import drop, with_k_bias
 from vitzoo.weights.source import Source
@@ -51,6 +51,7 @@ class Mae:
         """Return the weights under MAE's names, without a decoder."""
         average = config.pool.name == "avg"
         require(config, FORMAT, pool=("token", "avg"), uses_fc_norm=average, qkv_fused=True)
+        square(config, FORMAT)
         refuse(FORMAT, [f"norm={config.norm} (possible: eps 1e-6)"] if eps_of(config) != 1e-6 else [])
         full = with_k_bias(state)
         notes = drop(full, "mask_token", "MAE's is the decoder's")

@@ -127,6 +127,7 @@ class OpenClip:
         require(
             config,
             FORMAT,
+            rest=True,
             in_chans=3,
             mlp=("gelu", "quick_gelu"),
             pool=("token", "avg"),

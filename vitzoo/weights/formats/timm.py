@@ -19,6 +19,7 @@ from vitzoo.preprocess import Preprocess
 from vitzoo.variants.table import Variant
 from vitzoo.weights.formats.base import Reading, Writing
 from vitzoo.weights.formats.infer import infer
+from vitzoo.weights.formats.names import drop
 from vitzoo.weights.report import Note
 from vitzoo.weights.source import Source
 
@@ -74,7 +75,9 @@ class Timm:
 
     def write(self, state: Mapping[str, Tensor], config: ViTConfig, preprocess: Preprocess) -> Writing:
         """Return the weights under timm's names: those of `Eva` for a model with rope."""
-        return Writing(state=to_timm(state, eva=config.rope.name != "none"))
+        theirs = dict(state)
+        notes = drop(theirs, "mask_token", "timm has none")
+        return Writing(state=to_timm(theirs, eva=config.rope.name != "none"), notes=tuple(notes))
 
 
 def _as_trained(found: Found, tag: str | None) -> tuple[Note, ...]:

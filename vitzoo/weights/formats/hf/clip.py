@@ -92,7 +92,7 @@ class Clip:
 
     def write(self, state: Mapping[str, Tensor], config: ViTConfig) -> Writing:
         """Return the weights with config.json."""
-        require(config, FORMAT, mlp=tuple(OWN_ACTIVATIONS), mask_token=False, pre_norm=True)
+        require(config, FORMAT, rest=True, mlp=tuple(OWN_ACTIVATIONS), mask_token=False, pre_norm=True)
         full = dict(state)
         bias = full.pop("head.bias", None)
         if bias is not None and bias.any():
@@ -159,6 +159,7 @@ class Siglip:
         require(
             config,
             FORMAT,
+            rest=True,
             num_classes=0,
             mlp=tuple(OWN_ACTIVATIONS),
             pool=("map", "none"),
@@ -166,7 +167,6 @@ class Siglip:
             mask_token=False,
             no_embed_class=(True, False),
         )
-        refuse(FORMAT, [f"pool={config.pool}: its arguments have no place"] if config.pool.args else [])
         full = dict(state)
         full["pos_embed"] = full["pos_embed"][0]
         packed = {

@@ -83,6 +83,7 @@ class Dinov2:
         require(
             config,
             FORMAT,
+            rest=True,
             num_classes=0,
             mlp=(*OWN_ACTIVATIONS, "swiglu_packed"),
             reg_tokens=config.reg_tokens,

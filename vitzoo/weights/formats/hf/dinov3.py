@@ -85,6 +85,7 @@ class Dinov3:
         require(
             config,
             FORMAT,
+            rest=True,
             num_classes=0,
             pos_embed="none",
             rope="dinov3",

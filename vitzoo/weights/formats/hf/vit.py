@@ -94,8 +94,10 @@ class ViT:
         require(
             config,
             FORMAT,
+            rest=True,
             mlp=tuple(OWN_ACTIVATIONS),
-            pool=("token", "distilled"),
+            # DeiTModel gives the class token; the mean with the other is taken of the two classifiers.
+            pool=("token", "distilled") if config.num_classes else "token",
             dist_token=config.dist_token,
             qkv_bias=config.qkv_bias,
         )
