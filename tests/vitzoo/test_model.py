@@ -355,6 +355,14 @@ def test_dropping_all_but_one_patch_keeps_the_prefix_and_the_rotations() -> None
         model(images(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
 
 
+def test_patches_are_dropped_from_rows_of_tokens_and_never_from_a_grid() -> None:
+    model = small("vit", patch_drop_rate=0.5).train()
+    with pytest.raises(InputError, match=r"patch_drop_rate=0.5 drops patches .* \(possible: 'NLC', model.eval\(\)"):
+        model.forward_intermediates(images())
+    assert model.forward_intermediates(images(), output_fmt="NLC", intermediates_only=True)[0].shape == (2, 8, 64)
+    assert model.eval().forward_intermediates(images()[:0], intermediates_only=True)[0].shape == (0, 64, 4, 4)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_checkpointing_gives_the_same_gradients(family: str) -> None:
     grads = []
