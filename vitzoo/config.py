@@ -86,6 +86,11 @@ class Component:
 ComponentLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Mapping[str, Any] | Component"
 
 
+def component_in(slot: str, value: ComponentLike) -> Component:
+    """Return what a value names in a slot, in timm's spelling too; raises as `Component.of`."""
+    return Component.of(VALUE_ALIASES.get(slot, {}).get(value, value) if isinstance(value, str) else value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """A plain Vision Transformer. Names and meanings are timm's wherever timm has the thing.
@@ -184,10 +189,7 @@ class ViTConfig:
         for name in ("img_size", "patch_size"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         for name in SLOTS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                value = VALUE_ALIASES.get(name, {}).get(value, value)
-            object.__setattr__(self, name, Component.of(value))
+            object.__setattr__(self, name, component_in(name, getattr(self, name)))
         self._check_types()
         self._check_values()
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitzoo.attention.mask import split_mask
-from vitzoo.config import Component, ComponentLike, ViTConfig
+from vitzoo.config import ComponentLike, ViTConfig, component_in
 from vitzoo.embed.patch import PatchEmbed
 from vitzoo.embed.position import Positions
 from vitzoo.embed.rope import Rope, Rotation
@@ -297,8 +297,8 @@ class VisionTransformer(Surface):
         pool = global_pool if pool is None else pool
         changes: dict[str, Any] = {"num_classes": num_classes, "fc_norm": self.config.uses_fc_norm}
         if pool is not None:
-            changes["pool"] = pool
-            if Component.of(pool).name == "distilled" and self.config.class_token:
+            changes["pool"] = component_in("pool", pool)
+            if changes["pool"].name == "distilled" and self.config.class_token:
                 changes["dist_token"] = True
         config = self.config.with_changes(**changes)
         weight = self._any_parameter()

@@ -103,6 +103,8 @@ def test_resetting_the_classifier_names_what_is_unknown_or_doubled() -> None:
         model.reset_classifier(3, "avg", global_pool="max")
     model.reset_classifier(3, global_pool="avg")
     assert (model.global_pool, model.num_classes) == ("avg", 3)
+    model.reset_classifier(0, "")
+    assert (model.global_pool, model.num_classes) == ("none", 0)
     assert isinstance(model.norm, nn.LayerNorm)
 
 
