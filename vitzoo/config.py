@@ -261,7 +261,7 @@ class ViTConfig:
             value = getattr(self, item.name)
             if item.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{item.name}={value!r} is neither True nor False")
-            if item.type == "bool | None" and value not in (True, False, None):
+            if item.type == "bool | None" and value is not None and not isinstance(value, bool):
                 raise ConfigError(f"{item.name}={value!r} is neither True, False nor None")
             if item.type in ("float", "float | None") and value is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -300,7 +300,7 @@ class ViTConfig:
         ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} is out of range (possible: 0 <= {name} < 1)")
-        if self.qkv_bias not in (True, False, "qv"):
+        if not isinstance(self.qkv_bias, bool) and self.qkv_bias != "qv":
             raise ConfigError(f"qkv_bias={self.qkv_bias!r} is unknown (possible: True, False, 'qv')")
         if self.dist_token and not self.class_token:
             raise ConfigError(

@@ -36,6 +36,8 @@ from vitzoo.weights.native import describe, parse
         ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 is out of range (possible: 0 <= drop_path_rate < 1)"),
         ({"class_token": 1}, "class_token=1 is neither True nor False"),
         ({"fc_norm": "yes"}, "fc_norm='yes' is neither True, False nor None"),
+        ({"fc_norm": 1}, "fc_norm=1 is neither True, False nor None"),
+        ({"qkv_bias": 1}, "qkv_bias=1 is unknown (possible: True, False, 'qv')"),
         ({"qkv_bias": "q"}, "qkv_bias='q' is unknown (possible: True, False, 'qv')"),
         ({"class_token": False}, "pool='token' needs class_token=True; without a class token use pool='avg' or 'map'"),
         ({"pool": "distilled"}, "pool='distilled' reads the class and the distillation token: set dist_token=True"),
