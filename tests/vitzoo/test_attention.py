@@ -293,6 +293,14 @@ def test_attention_maps_choose_layers_queries_and_heads() -> None:
     assert vitzoo.attention_maps(small("vit"), images())["blocks.0.attn"].shape == (2, 2, 1, 17)
 
 
+def test_attention_maps_of_a_wrapped_model_know_its_prefix_tokens() -> None:
+    model = small("dinov3")
+    for queries in ("cls", "patches"):
+        plain = vitzoo.attention_maps(model, images(), queries=queries)
+        for name, rows in vitzoo.attention_maps(nn.DataParallel(model), images(), queries=queries).items():
+            assert torch.equal(rows, plain[name.removeprefix("module.")])
+
+
 @pytest.mark.parametrize(
     ("family", "arguments", "words"),
     [

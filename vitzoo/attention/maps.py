@@ -85,8 +85,8 @@ def attention_maps(
     """
     every = attention_layers(model)
     chosen = _choose_layers(every, layers)
-    prefix = getattr(model, "num_prefix_tokens", 0)
-    if queries == "cls" and not getattr(model, "has_class_token", False):
+    owners = {name: _owner(model, name) for name in chosen}
+    if queries == "cls" and not all(getattr(owner, "has_class_token", False) for owner in owners.values()):
         raise InputError(
             "queries='cls' needs a class token, which this model has not; use queries='patches' or numbers"
         )
@@ -95,6 +95,7 @@ def attention_maps(
     def record(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
         if name not in chosen:
             return
+        prefix = getattr(owners[name], "num_prefix_tokens", 0)
         rows = _choose_rows(queries, q.shape[1], prefix) if q.shape[1] == k.shape[1] else list(range(q.shape[1]))
         picked = _choose_numbers("heads", heads, q.shape[2])
         bias = options.get("bias")
@@ -212,6 +213,16 @@ def _attend_of(layer: nn.Module) -> Attend:
     attend = layer.attend
     assert isinstance(attend, Attend)
     return attend
+
+
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    """Return the innermost module around a layer that says what its tokens are; a wrapper of a model does not."""
+    while name:
+        name = name.rpartition(".")[0]
+        module = model.get_submodule(name)
+        if hasattr(module, "num_prefix_tokens"):
+            return module
+    return model
 
 
 def _choose_layers(every: dict[str, nn.Module], layers: str | Sequence[int | str]) -> list[str]:
