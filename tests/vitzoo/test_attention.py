@@ -283,13 +283,14 @@ def test_attention_maps_are_the_weights_that_made_the_output(family: str) -> Non
 
 def test_attention_maps_choose_layers_queries_and_heads() -> None:
     model = small("siglip", depth=4).train()
+    model.patch_embed.eval()
     full = vitzoo.attention_maps(model, images(), queries="patches")
     assert list(full) == [f"blocks.{index}.attn" for index in range(4)]
     chosen = vitzoo.attention_maps(model, images(), layers=[-1, "attn_pool"], queries=[0, -1], heads=[1])
     assert list(chosen) == ["blocks.3.attn", "attn_pool"]
     torch.testing.assert_close(chosen["blocks.3.attn"], full["blocks.3.attn"][:, [1]][:, :, [0, 15]])
     assert chosen["attn_pool"].shape == (2, 1, 1, 16)
-    assert model.training
+    assert [name for name, layer in model.named_modules() if not layer.training] == ["patch_embed", "patch_embed.proj"]
     assert vitzoo.attention_maps(small("vit"), images())["blocks.0.attn"].shape == (2, 2, 1, 17)
 
 

@@ -110,13 +110,8 @@ def attention_maps(
         )
         maps[name] = torch.cat([maps[name], weights]) if name in maps else weights
 
-    was_training = model.training
-    model.eval()
-    try:
-        with _watched(every, record):
-            model(x)
-    finally:
-        model.train(was_training)
+    with _evaluating(model), _watched(every, record):
+        model(x)
     return {name: maps[name] for name in chosen if name in maps}
 
 
@@ -193,6 +188,19 @@ class _Watched(Attend):
         q, k, v = qkv.unbind(2)
         self.tell(q, k, v, options)
         return self.inner.packed(qkv, **options)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # By its own method first, for a layer may do more there than change the flag.
+        model.train(modes[model])
+        for module, training in modes.items():
+            module.training = training
 
 
 @contextmanager
