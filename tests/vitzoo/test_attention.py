@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -300,6 +302,50 @@ def test_attention_maps_of_a_wrapped_model_know_its_prefix_tokens() -> None:
         plain = vitzoo.attention_maps(model, images(), queries=queries)
         for name, rows in vitzoo.attention_maps(nn.DataParallel(model), images(), queries=queries).items():
             assert torch.equal(rows, plain[name.removeprefix("module.")])
+
+
+class InAnotherThread(nn.Module):
+    """Runs a model as nn.DataParallel runs its copies."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.model, x).result()
+
+
+def test_attention_maps_hold_what_their_own_thread_ran() -> None:
+    model = small("vit")
+    plain = vitzoo.attention_maps(model, images())
+    meanwhile = InAnotherThread(model)
+    model.patch_embed.register_forward_hook(
+        lambda *_: meanwhile(images()[:1]) if threading.current_thread() is threading.main_thread() else None
+    )
+    for name, rows in vitzoo.attention_maps(model, images()).items():
+        assert torch.equal(rows, plain[name])
+    with pytest.raises(InputError, match="ran none of the layers asked for in this thread"):
+        vitzoo.attention_maps(InAnotherThread(model), images(), queries="all")
+
+
+def test_two_threads_that_look_into_a_model_leave_it_as_it_was() -> None:
+    model = small("vit")
+    first_in, second_in = threading.Event(), threading.Event()
+
+    def first_in_first_out(*_: Any) -> None:
+        if first_in.is_set():
+            second_in.set()
+            first.result(timeout=60)
+        first_in.set()
+        second_in.wait(timeout=0.5)
+
+    model.patch_embed.register_forward_hook(first_in_first_out)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(vitzoo.attention_maps, model, images())
+        first_in.wait(timeout=60)
+        pool.submit(vitzoo.attention_maps, model, images()).result(timeout=60)
+    assert all(type(block.attn.attend) is Attend for block in model.blocks)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """Looking into a model's attention: its weights (`attention_maps`) and who ran it (`explain_attention`).
 
-Both wrap each layer's `attend` for one forward pass, so they work for every model whose layers have one.
+Both wrap each layer's `attend` for one forward pass, so they work for every model whose layers have one. Other threads
+may run the model meanwhile, if it is not compiled, and leave no trace.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +53,9 @@ def set_attention(model: nn.Module, attn: AttnLike) -> nn.Module:
     layers = attention_layers(model).values()
     head_dims = sorted({layer.head_dim for layer in layers if isinstance(layer.head_dim, int)})
     Attend(attn).choose(attn, head_dims=head_dims)
-    for layer in layers:
-        _attend_of(layer).choose(attn, head_dims=head_dims)
+    with _watching:
+        for layer in layers:
+            _attend_of(layer).choose(attn, head_dims=head_dims)
     return model
 
 
@@ -110,8 +113,13 @@ def attention_maps(
         )
         maps[name] = torch.cat([maps[name], weights]) if name in maps else weights
 
-    with _evaluating(model), _watched(every, record):
+    with _watched(every, record), _evaluating(model):
         model(x)
+    if chosen and not maps:
+        raise InputError(
+            f"{type(model).__name__} ran none of the layers asked for in this thread, as nn.DataParallel over several "
+            "GPUs does; pass the model that it wraps"
+        )
     return {name: maps[name] for name in chosen if name in maps}
 
 
@@ -174,6 +182,10 @@ def explain_attention(model: nn.Module, x: Tensor) -> AttentionReport:
     )
 
 
+# Of two that watch one model, the second would put back what the first put in.
+_watching = threading.RLock()
+
+
 class _Watched(Attend):
     """An Attend that tells what it is called with before it runs."""
 
@@ -207,14 +219,22 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 def _watched(
     layers: dict[str, nn.Module], record: Callable[[str, Attend, Tensor, Tensor, Tensor, dict[str, Any]], None]
 ) -> Iterator[None]:
-    plain = {name: _attend_of(layer) for name, layer in layers.items()}
-    try:
-        for name, layer in layers.items():
-            layer.attend = _Watched(plain[name], partial(record, name, plain[name]))  # type: ignore[assignment]
-        yield
-    finally:
-        for name, layer in layers.items():
-            layer.attend = plain[name]  # type: ignore[assignment]
+    watcher = threading.get_ident()
+
+    def record_own(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
+        # What torch.compile traces cannot ask for its thread.
+        if torch.compiler.is_compiling() or threading.get_ident() == watcher:
+            record(name, attend, q, k, v, options)
+
+    with _watching:
+        plain = {name: _attend_of(layer) for name, layer in layers.items()}
+        try:
+            for name, layer in layers.items():
+                layer.attend = _Watched(plain[name], partial(record_own, name, plain[name]))  # type: ignore[assignment]
+            yield
+        finally:
+            for name, layer in layers.items():
+                layer.attend = plain[name]  # type: ignore[assignment]
 
 
 def _attend_of(layer: nn.Module) -> Attend:
