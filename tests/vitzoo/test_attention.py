@@ -175,6 +175,16 @@ def test_a_backend_gets_q_k_and_v_in_one_tensor_where_a_layer_has_them_so(regist
     assert len(shapes) == 2 * len(model.blocks)
 
 
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+def test_an_empty_batch_needs_no_backend_and_has_a_gradient(registry: Registry, family: str) -> None:
+    calls = counting(registry, "lab/count", EVERYTHING)
+    model = small(family, attn="lab/count").train()
+    logits = model(images()[:0])
+    assert (logits.shape, calls) == ((0, 5), [])
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.blocks.parameters())
+
+
 def test_an_order_falls_through_to_the_first_that_can(registry: Registry) -> None:
     first = counting(registry, "lab/first", AttentionCaps(devices=("cuda",), dtypes=("float32",), head_dims=None))
     second = counting(registry, "lab/second", EVERYTHING)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
+import vitzoo_kernels
 from torch import Tensor
 
 from vitzoo.attention import crossover
@@ -168,8 +169,10 @@ class Attend:
         Raises:
             BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
         """
-        chosen = self._chosen((q, k, v), bias, key_mask, dropout_p)
-        return chosen.function(q, k, v, **_asked(bias, key_mask, scale, dropout_p))
+        options = _asked(bias, key_mask, scale, dropout_p)
+        if not q.shape[0]:
+            return _of_no_image(q, k, v, options)
+        return self._chosen((q, k, v), bias, key_mask, dropout_p).function(q, k, v, **options)
 
     def packed(
         self,
@@ -197,8 +200,10 @@ class Attend:
         Raises:
             BackendUnsupported: as for a call.
         """
-        chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         options = _asked(bias, key_mask, scale, dropout_p)
+        if not qkv.shape[0]:
+            return _of_no_image(*qkv.unbind(2), options)
+        chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         packed: AttentionFunction | None = getattr(chosen.function, "packed", None)
         return chosen.function(*qkv.unbind(2), **options) if packed is None else packed(qkv, **options)
 
@@ -340,6 +345,11 @@ def _asked(bias: Tensor | None, key_mask: Tensor | None, scale: float | None, dr
     if dropout_p > 0:
         options["dropout_p"] = dropout_p
     return options
+
+
+def _of_no_image(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return the empty output of an empty batch: there is nothing to run, and some kernels cannot run nothing."""
+    return vitzoo_kernels.attention_reference(q, k, v, **options)
 
 
 def _require(names: Sequence[str], backends: Sequence[Backend], head_dim: int) -> None:
