@@ -202,7 +202,8 @@ class Attend:
         """
         options = _asked(bias, key_mask, scale, dropout_p)
         if not qkv.shape[0]:
-            return _of_no_image(*qkv.unbind(2), options)
+            q, k, v = qkv.unbind(2)
+            return _of_no_image(q, k, v, options)
         chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         packed: AttentionFunction | None = getattr(chosen.function, "packed", None)
         return chosen.function(*qkv.unbind(2), **options) if packed is None else packed(qkv, **options)
