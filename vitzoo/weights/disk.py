@@ -15,6 +15,7 @@ from vitzoo.attention.select import AttnLike
 from vitzoo.config import FIELD_ALIASES, ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_own, load_prepared, recipe_of
+from vitzoo.features import FeatureExtractor
 from vitzoo.files import json_text, written_together
 from vitzoo.labels import labels_of
 from vitzoo.preprocess import Preprocess
@@ -79,11 +80,12 @@ def load(
         model = create(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
-        model.model_name = json.loads(text)["model"]
+        described = model.model if isinstance(model, FeatureExtractor) else model
+        described.model_name = json.loads(text)["model"]
         if not reset:
-            model.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
+            described.labels = labels_of(json.loads(text).get("labels", ()))  # type: ignore[assignment]
         if preprocess is not None:
-            model.preprocess = preprocess  # type: ignore[assignment]
+            described.preprocess = preprocess  # type: ignore[assignment]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)
