@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any, NoReturn, TypeAlias
 
 from vitzoo.errors import ConfigError, suggestion
@@ -230,9 +231,11 @@ class ViTConfig:
         for name, value in changes.items():
             target = FIELD_ALIASES.get(name, name)
             if target not in known:
-                raise ConfigError(f"a ViT has no setting {name!r}.{suggestion(name, known)}")
+                hint = suggestion(name, known) or f" Possible: {', '.join(known)}."
+                raise ConfigError(f"a ViT has no setting {name!r}.{hint}")
             if target in canonical:
-                raise ConfigError(f"{name!r} and {target!r} are one setting, and both were given")
+                both = " and ".join(repr(alias) for alias, field in FIELD_ALIASES.items() if field == target)
+                raise ConfigError(f"{both} and {target!r} are one setting, and both were given")
             canonical[target] = value
         return replace(self, **canonical)
 
@@ -255,8 +258,10 @@ class ViTConfig:
     def _check_types(self) -> None:
         for name in ("in_chans", "num_classes", "embed_dim", "depth", "num_heads", "reg_tokens"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise ConfigError(f"{name}={value!r} is not an integer")
+            # NumPy's integers have no place in JSON.
+            object.__setattr__(self, name, int(value))
         for item in fields(self):
             value = getattr(self, item.name)
             if item.type == "bool" and not isinstance(value, bool):
@@ -313,10 +318,10 @@ class ViTConfig:
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
-    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
+    pair = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, list | tuple) else ()
+    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in pair):
         raise ConfigError(f"{name}={value!r} is neither a positive integer nor a (height, width) of two")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def _frozen(where: str, value: Any) -> Any:
