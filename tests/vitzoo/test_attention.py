@@ -16,7 +16,7 @@ from vitzoo_kernels import attention_reference
 import vitzoo
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem
 from vitzoo.attention.select import Attend, backend
-from vitzoo.errors import BackendUnsupported, InputError, UnknownNameError
+from vitzoo.errors import BackendUnsupported, ConfigError, InputError, UnknownNameError
 from vitzoo.registry import Registry
 
 EVERYTHING = AttentionCaps(
@@ -111,6 +111,12 @@ def test_triton_on_a_cpu_raises_at_the_call_with_all_reasons() -> None:
         "  To run the kernel slowly on a CPU, set TRITON_INTERPRET=1 before Python starts.\n"
         "  who could: reference, sdpa; pass attn= or call set_attention"
     )
+
+
+@pytest.mark.parametrize("attn", [None, [], [1]])
+def test_what_is_no_choice_of_a_backend_raises_with_all_names(attn: Any) -> None:
+    with pytest.raises(ConfigError, match=r"neither a backend's name nor .* \(possible: 'auto', .*'sdpa'"):
+        vitzoo.create("vit_tiny", attn=attn, **SMALL)
 
 
 def test_an_unknown_backend_raises_with_near_names() -> None:
@@ -371,6 +377,9 @@ def test_two_threads_that_look_into_a_model_leave_it_as_it_was() -> None:
         ("vit", {"queries": [17]}, "queries 17 is out of range (possible: -17 to 16)"),
         ("vit", {"heads": [-3]}, "heads -3 is out of range (possible: -2 to 1)"),
         ("vit", {"heads": "first"}, "heads='first' is neither 'all' nor a sequence of numbers"),
+        ("vit", {"heads": 0}, "heads=0 is neither 'all' nor a sequence of numbers, such as [0]"),
+        ("vit", {"queries": 3}, "queries=3 is neither 'cls', 'patches', 'all' nor a sequence of numbers"),
+        ("vit", {"layers": 0}, "layers=0 is neither 'all' nor a sequence of block numbers and names, such as [0]"),
     ],
 )
 def test_maps_that_do_not_exist(family: str, arguments: dict[str, Any], words: str) -> None:

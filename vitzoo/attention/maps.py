@@ -7,7 +7,7 @@ may run the model meanwhile, if it is not compiled, and leave no trace.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -258,7 +258,10 @@ def _choose_layers(every: dict[str, nn.Module], layers: str | Sequence[int | str
     if layers == "all":
         return blocks
     chosen = []
-    for layer in [layers] if isinstance(layers, str) else layers:
+    asked: Any = [layers] if isinstance(layers, str) else layers
+    if not isinstance(asked, Iterable) or not all(isinstance(layer, int | str) for layer in asked):
+        raise InputError(f"layers={layers!r} is neither 'all' nor a sequence of block numbers and names, such as [0]")
+    for layer in asked:
         if isinstance(layer, str):
             if layer not in every:
                 raise InputError(f"no attention layer is named {layer!r}.{suggestion(layer, list(every))}")
@@ -275,14 +278,15 @@ def _choose_rows(queries: str | Sequence[int], count: int, prefix: int) -> list[
         return [0]
     if queries == "patches":
         return list(range(prefix, count))
-    return _choose_numbers("queries", queries, count)
+    return _choose_numbers("queries", queries, count, "'cls', 'patches', 'all'")
 
 
-def _choose_numbers(what: str, chosen: str | Sequence[int], count: int) -> list[int]:
+def _choose_numbers(what: str, chosen: str | Sequence[int], count: int, words: str = "'all'") -> list[int]:
     if chosen == "all":
         return list(range(count))
-    if isinstance(chosen, str) or not all(isinstance(number, int) for number in chosen):
-        raise InputError(f"{what}={chosen!r} is neither 'all' nor a sequence of numbers")
+    numbers: Any = chosen
+    if isinstance(chosen, str) or not isinstance(numbers, Iterable) or not all(isinstance(n, int) for n in numbers):
+        raise InputError(f"{what}={chosen!r} is neither {words} nor a sequence of numbers, such as [0]")
     for number in chosen:
         if not -count <= int(number) < count:
             raise InputError(f"{what} {number} is out of range (possible: {-count} to {count - 1})")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitzoo.attention import crossover
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem, Reason
-from vitzoo.errors import BackendUnsupported
+from vitzoo.errors import BackendUnsupported, ConfigError
 from vitzoo.plugin import get_entry, get_registry
 
 AttnLike: TypeAlias = str | Sequence[str]
@@ -89,7 +89,7 @@ class Attend:
     Raises:
         UnknownNameError: no backend has such a name.
         BackendUnsupported: none of them can ever run here.
-        ValueError: the choice is empty.
+        ConfigError: the choice is empty, or neither a name nor a sequence of names.
     """
 
     def __init__(self, choice: AttnLike = "auto") -> None:
@@ -106,9 +106,12 @@ class Attend:
             choice: as for the constructor.
             head_dims: the head dims of the layers that will ask; a backend that has none of them is refused now.
         """
-        names = (choice,) if isinstance(choice, str) else tuple(choice)
+        names = (choice,) if isinstance(choice, str) else tuple(choice) if isinstance(choice, Sequence) else ()
         if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"attn={choice!r} is neither a backend's name nor a sequence of names")
+            known = ", ".join(repr(entry.name) for entry in get_registry().entries("attention"))
+            raise ConfigError(
+                f"attn={choice!r} is neither a backend's name nor a sequence of names (possible: 'auto', {known})"
+            )
         # What "auto" says of the kernel holds at its own place: named before or after, the kernel runs where it can.
         expanded: list[tuple[str, bool]] = []
         for asked in names:
