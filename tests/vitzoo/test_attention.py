@@ -113,6 +113,13 @@ def test_triton_on_a_cpu_raises_at_the_call_with_all_reasons() -> None:
     )
 
 
+@pytest.mark.interpreter
+def test_a_kernel_that_is_interpreted_does_not_ask_for_it() -> None:
+    with pytest.raises(BackendUnsupported, match="dtype=float64") as caught:
+        small("vit", attn="triton").double()(images().double())
+    assert "TRITON_INTERPRET" not in str(caught.value)
+
+
 @pytest.mark.parametrize("attn", [None, [], [1]])
 def test_what_is_no_choice_of_a_backend_raises_with_all_names(attn: Any) -> None:
     with pytest.raises(ConfigError, match=r"neither a backend's name nor .* \(possible: 'auto', .*'sdpa'"):
