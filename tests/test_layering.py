@@ -188,6 +188,11 @@ def test_no_folder_of_the_project_shadows_a_package() -> None:
         assert not (ROOT / folder / "__init__.py").exists()
 
 
+def test_every_package_brings_its_types() -> None:
+    packages = [ROOT / "vitzoo", ROOT / "kernels" / "vitzoo_kernels", *(ROOT / "plugins").glob("vitzoo_*")]
+    assert [package.name for package in packages if not (package / "py.typed").is_file()] == []
+
+
 def test_nothing_is_unpickled_and_nothing_is_imported_by_a_file() -> None:
     for path in files("vitzoo", ""):
         text = path.read_text()

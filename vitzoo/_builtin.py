@@ -126,6 +126,7 @@ def _register_backends(registrar: Registrar) -> None:
     )
     # Triton decides when it is imported whether kernels are interpreted on the CPU or compiled for a GPU.
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    on_a_cpu = "To run the kernel slowly on a CPU, set TRITON_INTERPRET=1 before Python starts."
     registrar.add(
         "attention",
         "triton",
@@ -146,6 +147,6 @@ def _register_backends(registrar: Registrar) -> None:
             varlen=True,
             lse=True,
             deterministic=True,
-            note="To run the kernel slowly on a CPU, set TRITON_INTERPRET=1 before Python starts.",
+            note="" if interpreted else on_a_cpu,
         ),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral
 from typing import Any, NoReturn, TypeAlias
 
 from vitzoo.errors import ConfigError, suggestion
@@ -86,6 +87,11 @@ class Component:
 
 
 ComponentLike: TypeAlias = "str | tuple[str, Mapping[str, Any]] | Mapping[str, Any] | Component"
+
+
+def component_in(slot: str, value: ComponentLike) -> Component:
+    """Return what a value names in a slot, in timm's spelling too; raises as `Component.of`."""
+    return Component.of(VALUE_ALIASES.get(slot, {}).get(value, value) if isinstance(value, str) else value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,10 +192,7 @@ class ViTConfig:
         for name in ("img_size", "patch_size"):
             object.__setattr__(self, name, _pair(name, getattr(self, name)))
         for name in SLOTS:
-            value = getattr(self, name)
-            if isinstance(value, str):
-                value = VALUE_ALIASES.get(name, {}).get(value, value)
-            object.__setattr__(self, name, Component.of(value))
+            object.__setattr__(self, name, component_in(name, getattr(self, name)))
         self._check_types()
         self._check_values()
 
@@ -230,9 +233,11 @@ class ViTConfig:
         for name, value in changes.items():
             target = FIELD_ALIASES.get(name, name)
             if target not in known:
-                raise ConfigError(f"a ViT has no setting {name!r}.{suggestion(name, known)}")
+                hint = suggestion(name, known) or f" Possible: {', '.join(known)}."
+                raise ConfigError(f"a ViT has no setting {name!r}.{hint}")
             if target in canonical:
-                raise ConfigError(f"{name!r} and {target!r} are one setting, and both were given")
+                both = " and ".join(repr(alias) for alias, field in FIELD_ALIASES.items() if field == target)
+                raise ConfigError(f"{both} and {target!r} are one setting, and both were given")
             canonical[target] = value
         return replace(self, **canonical)
 
@@ -255,13 +260,15 @@ class ViTConfig:
     def _check_types(self) -> None:
         for name in ("in_chans", "num_classes", "embed_dim", "depth", "num_heads", "reg_tokens"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
+            if isinstance(value, bool) or not isinstance(value, Integral):
                 raise ConfigError(f"{name}={value!r} is not an integer")
+            # NumPy's integers have no place in JSON.
+            object.__setattr__(self, name, int(value))
         for item in fields(self):
             value = getattr(self, item.name)
             if item.type == "bool" and not isinstance(value, bool):
                 raise ConfigError(f"{item.name}={value!r} is neither True nor False")
-            if item.type == "bool | None" and value not in (True, False, None):
+            if item.type == "bool | None" and value is not None and not isinstance(value, bool):
                 raise ConfigError(f"{item.name}={value!r} is neither True, False nor None")
             if item.type in ("float", "float | None") and value is not None:
                 if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -300,7 +307,7 @@ class ViTConfig:
         ):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} is out of range (possible: 0 <= {name} < 1)")
-        if self.qkv_bias not in (True, False, "qv"):
+        if not isinstance(self.qkv_bias, bool) and self.qkv_bias != "qv":
             raise ConfigError(f"qkv_bias={self.qkv_bias!r} is unknown (possible: True, False, 'qv')")
         if self.dist_token and not self.class_token:
             raise ConfigError(
@@ -313,10 +320,10 @@ class ViTConfig:
 
 
 def _pair(name: str, value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
-    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in pair):
+    pair = (value, value) if isinstance(value, Integral) else tuple(value) if isinstance(value, list | tuple) else ()
+    if len(pair) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in pair):
         raise ConfigError(f"{name}={value!r} is neither a positive integer nor a (height, width) of two")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def _frozen(where: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitzoo.attention.mask import split_mask
-from vitzoo.config import Component, ComponentLike, ViTConfig
+from vitzoo.config import ComponentLike, ViTConfig, component_in
 from vitzoo.embed.patch import PatchEmbed
 from vitzoo.embed.position import Positions
 from vitzoo.embed.rope import Rope, Rotation
@@ -184,7 +184,8 @@ class VisionTransformer(Surface):
             a dict.
 
         Raises:
-            InputError: an index or a format that does not exist; 'NCHW' of blocks that merge tokens.
+            InputError: an index or a format that does not exist; 'NCHW' of blocks that merge tokens, or while training
+                with `patch_drop_rate`.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise InputError(f"output_fmt={output_fmt!r} is unknown (possible: 'NCHW', 'NLC')")
@@ -192,6 +193,11 @@ class VisionTransformer(Surface):
             raise InputError(
                 f"block={self.config.block.name!r} merges tokens, which then lie on no grid; "
                 "got output_fmt='NCHW' (possible: 'NLC', with fewer tokens at each level)"
+            )
+        if output_fmt == "NCHW" and self._drops_patches:
+            raise InputError(
+                f"patch_drop_rate={self.config.patch_drop_rate} drops patches while training, and the others then lie "
+                "on no grid; got output_fmt='NCHW' (possible: 'NLC', model.eval(), or patch_drop_rate=0)"
             )
         taken = self._taken(indices)
         tokens, rotations, grid = self._embed(x, None)
@@ -208,7 +214,7 @@ class VisionTransformer(Surface):
         prefixes = [picked[i][:, :prefix_count] for i in taken]
         patches = [picked[i][:, prefix_count:] for i in taken]
         if output_fmt == "NCHW":
-            patches = [part.transpose(1, 2).reshape(part.shape[0], -1, *grid) for part in patches]
+            patches = [part.transpose(1, 2).reshape(part.shape[0], part.shape[2], *grid) for part in patches]
         if output_dict:
             result: dict[str, Any] = {"image_intermediates": patches}
             if return_prefix_tokens and prefix_count:
@@ -295,8 +301,8 @@ class VisionTransformer(Surface):
         pool = global_pool if pool is None else pool
         changes: dict[str, Any] = {"num_classes": num_classes, "fc_norm": self.config.uses_fc_norm}
         if pool is not None:
-            changes["pool"] = pool
-            if Component.of(pool).name == "distilled" and self.config.class_token:
+            changes["pool"] = component_in("pool", pool)
+            if changes["pool"].name == "distilled" and self.config.class_token:
                 changes["dist_token"] = True
         config = self.config.with_changes(**changes)
         weight = self._any_parameter()
@@ -366,6 +372,10 @@ class VisionTransformer(Surface):
             if token is not None:
                 nn.init.normal_(token, std=std)
 
+    @property
+    def _drops_patches(self) -> bool:
+        return bool(self.config.patch_drop_rate) and self.training
+
     def _make_head(self) -> nn.Module:
         return nn.Linear(self.config.embed_dim, self.num_classes) if self.num_classes else nn.Identity()
 
@@ -420,7 +430,7 @@ class VisionTransformer(Surface):
         rotations: list[Rotation | None] = [None] * len(self.blocks)
         if self.rope is not None:
             rotations = list(self.rope(tokens, grid, self.num_prefix_tokens))[: len(self.blocks)]
-        if self.config.patch_drop_rate and self.training:
+        if self._drops_patches:
             tokens, rotations = self._drop_patches(tokens, rotations)
         return self.norm_pre(tokens), rotations, grid
 
@@ -457,7 +467,7 @@ class VisionTransformer(Surface):
                 f"attn_mask says which of {tokens.shape[1]} tokens see which, and block={self.config.block.name!r} "
                 "merges them; possible: no attn_mask, or a block that keeps every token, such as 'pre_norm'"
             )
-        if self.config.patch_drop_rate and self.training:
+        if self._drops_patches:
             raise InputError(
                 "attn_mask and patch_drop_rate do not go together while training: the mask's tokens are dropped"
             )

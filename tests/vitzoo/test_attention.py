@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from vitzoo_kernels import attention_reference
 import vitzoo
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem
 from vitzoo.attention.select import Attend, backend
-from vitzoo.errors import BackendUnsupported, InputError, UnknownNameError
+from vitzoo.errors import BackendUnsupported, ConfigError, InputError, UnknownNameError
 from vitzoo.registry import Registry
 
 EVERYTHING = AttentionCaps(
@@ -111,6 +113,19 @@ def test_triton_on_a_cpu_raises_at_the_call_with_all_reasons() -> None:
     )
 
 
+@pytest.mark.interpreter
+def test_a_kernel_that_is_interpreted_does_not_ask_for_it() -> None:
+    with pytest.raises(BackendUnsupported, match="dtype=float64") as caught:
+        small("vit", attn="triton").double()(images().double())
+    assert "TRITON_INTERPRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("attn", [None, [], [1]])
+def test_what_is_no_choice_of_a_backend_raises_with_all_names(attn: Any) -> None:
+    with pytest.raises(ConfigError, match=r"neither a backend's name nor .* \(possible: 'auto', .*'sdpa'"):
+        vitzoo.create("vit_tiny", attn=attn, **SMALL)
+
+
 def test_an_unknown_backend_raises_with_near_names() -> None:
     with pytest.raises(UnknownNameError, match="unknown attention 'tritn'. Did you mean 'triton'"):
         vitzoo.create("vit_tiny", attn="tritn", **SMALL)
@@ -190,6 +205,16 @@ def test_a_backend_gets_q_k_and_v_in_one_tensor_where_a_layer_has_them_so(regist
     # A rope turns q and k after the projection, so they are no slices any more.
     small("rope_mixed", attn="lab/packed")(images())
     assert len(shapes) == 2 * len(model.blocks)
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+def test_an_empty_batch_needs_no_backend_and_has_a_gradient(registry: Registry, family: str) -> None:
+    calls = counting(registry, "lab/count", EVERYTHING)
+    model = small(family, attn="lab/count").train()
+    logits = model(images()[:0])
+    assert (logits.shape, calls) == ((0, 5), [])
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.blocks.parameters())
 
 
 def test_an_order_falls_through_to_the_first_that_can(registry: Registry) -> None:
@@ -302,14 +327,67 @@ def test_attention_maps_are_the_weights_that_made_the_output(family: str) -> Non
 
 def test_attention_maps_choose_layers_queries_and_heads() -> None:
     model = small("siglip", depth=4).train()
+    model.patch_embed.eval()
     full = vitzoo.attention_maps(model, images(), queries="patches")
     assert list(full) == [f"blocks.{index}.attn" for index in range(4)]
     chosen = vitzoo.attention_maps(model, images(), layers=[-1, "attn_pool"], queries=[0, -1], heads=[1])
     assert list(chosen) == ["blocks.3.attn", "attn_pool"]
     torch.testing.assert_close(chosen["blocks.3.attn"], full["blocks.3.attn"][:, [1]][:, :, [0, 15]])
     assert chosen["attn_pool"].shape == (2, 1, 1, 16)
-    assert model.training
+    assert [name for name, layer in model.named_modules() if not layer.training] == ["patch_embed", "patch_embed.proj"]
     assert vitzoo.attention_maps(small("vit"), images())["blocks.0.attn"].shape == (2, 2, 1, 17)
+
+
+def test_attention_maps_of_a_wrapped_model_know_its_prefix_tokens() -> None:
+    model = small("dinov3")
+    for queries in ("cls", "patches"):
+        plain = vitzoo.attention_maps(model, images(), queries=queries)
+        for name, rows in vitzoo.attention_maps(nn.DataParallel(model), images(), queries=queries).items():
+            assert torch.equal(rows, plain[name.removeprefix("module.")])
+
+
+class InAnotherThread(nn.Module):
+    """Runs a model as nn.DataParallel runs its copies."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(self.model, x).result()
+
+
+def test_attention_maps_hold_what_their_own_thread_ran() -> None:
+    model = small("vit")
+    plain = vitzoo.attention_maps(model, images())
+    meanwhile = InAnotherThread(model)
+    model.patch_embed.register_forward_hook(
+        lambda *_: meanwhile(images()[:1]) if threading.current_thread() is threading.main_thread() else None
+    )
+    for name, rows in vitzoo.attention_maps(model, images()).items():
+        assert torch.equal(rows, plain[name])
+    with pytest.raises(InputError, match="ran none of the layers asked for in this thread"):
+        vitzoo.attention_maps(InAnotherThread(model), images(), queries="all")
+
+
+def test_two_threads_that_look_into_a_model_leave_it_as_it_was() -> None:
+    model = small("vit")
+    first_in, second_in = threading.Event(), threading.Event()
+
+    def first_in_first_out(*_: Any) -> None:
+        if first_in.is_set():
+            second_in.set()
+            first.result(timeout=60)
+        first_in.set()
+        second_in.wait(timeout=0.5)
+
+    model.patch_embed.register_forward_hook(first_in_first_out)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(vitzoo.attention_maps, model, images())
+        first_in.wait(timeout=60)
+        pool.submit(vitzoo.attention_maps, model, images()).result(timeout=60)
+    assert all(type(block.attn.attend) is Attend for block in model.blocks)
 
 
 @pytest.mark.parametrize(
@@ -325,6 +403,9 @@ def test_attention_maps_choose_layers_queries_and_heads() -> None:
         ("vit", {"queries": [17]}, "queries 17 is out of range (possible: -17 to 16)"),
         ("vit", {"heads": [-3]}, "heads -3 is out of range (possible: -2 to 1)"),
         ("vit", {"heads": "first"}, "heads='first' is neither 'all' nor a sequence of numbers"),
+        ("vit", {"heads": 0}, "heads=0 is neither 'all' nor a sequence of numbers, such as [0]"),
+        ("vit", {"queries": 3}, "queries=3 is neither 'cls', 'patches', 'all' nor a sequence of numbers"),
+        ("vit", {"layers": 0}, "layers=0 is neither 'all' nor a sequence of block numbers and names, such as [0]"),
     ],
 )
 def test_maps_that_do_not_exist(family: str, arguments: dict[str, Any], words: str) -> None:

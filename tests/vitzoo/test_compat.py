@@ -82,6 +82,7 @@ IN_TIMM = {
         4,
     ),
     "values wider than keys": ("vit_dpwee_patch16_reg1_gap_256", {**NARROW, "num_heads": 2}, 4),
+    "images and heads in one": ("samvit_base_patch16_224", NARROW, 2),
     "windows as a dimension": (
         "hiera_tiny_224",
         {"img_size": 64, "embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1), "num_classes": 5},
@@ -316,7 +317,7 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("images", [(2,), (2, 1, 1)], ids=["4d", "6d"])
+@pytest.mark.parametrize("images", [(), (2,), (2, 1, 1)], ids=["3d", "4d", "6d"])
 @pytest.mark.parametrize("case", MASKS)
 def test_the_arguments_of_sdpa_mean_the_same(case: str, images: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -325,7 +326,7 @@ def test_the_arguments_of_sdpa_mean_the_same(case: str, images: tuple[int, ...])
     options = dict(MASKS[case])
     mask = options.get("attn_mask")
     if mask is not None and mask.ndim == 4:
-        options["attn_mask"] = mask.view(*images, *mask.shape[1:])
+        options["attn_mask"] = mask.view(*images, *mask.shape[1:]) if images else mask[0]
     ours = switch.attend_as_sdpa(Attend("reference"), q, k, v, **options)
     torch.testing.assert_close(ours, scaled_dot_product_attention(q, k, v, **options), rtol=1e-12, atol=1e-12)
 
@@ -338,6 +339,7 @@ def test_the_arguments_of_sdpa_mean_the_same(case: str, images: tuple[int, ...])
         ((2, 4, 6, 8), (2, 4, 5, 8), (2, 4, 5, 12)),
         ((2, 4, 6, 8), (2, 4, 5, 8), (2, 4, 5, 6)),
         ((2, 1, 4, 6, 8), (1, 3, 4, 5, 8), (1, 3, 4, 5, 10)),
+        ((4, 6, 8), (3, 4, 5, 8), (4, 5, 8)),
     ],
 )
 def test_the_shapes_of_sdpa_broadcast(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]) -> None:
@@ -370,8 +372,8 @@ def test_sdpa_is_asked_for_one_mask_and_for_heads() -> None:
     q = torch.randn(1, 2, 3, 8)
     with pytest.raises(InputError, match="attn_mask and is_causal=True were both given"):
         switch.attend_as_sdpa(Attend("sdpa"), q, q, q, torch.zeros(3, 3), is_causal=True)
-    with pytest.raises(InputError, match=r"query has shape \(2, 3, 8\); vitzoo's attention takes \(\.\.\., heads, N"):
-        switch.attend_as_sdpa(Attend("sdpa"), q[0], q[0], q[0])
+    with pytest.raises(InputError, match=r"query has shape \(3, 8\); vitzoo's attention takes \(\.\.\., heads, N"):
+        switch.attend_as_sdpa(Attend("sdpa"), q[0, 0], q[0, 0], q[0, 0])
     with pytest.raises(InputError, match=r"attn_mask has shape \(3,\); it broadcasts to \(\.\.\., heads, N_q, N_k\)"):
         switch.attend_as_sdpa(Attend("sdpa"), q, q, q, torch.zeros(3))
     with pytest.raises(InputError, match="2 heads of queries are no multiple of 3 of keys"):

@@ -7,6 +7,7 @@ import json
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -36,10 +37,14 @@ from vitzoo.weights.native import describe, parse
         ({"drop_path_rate": 1.0}, "drop_path_rate=1.0 is out of range (possible: 0 <= drop_path_rate < 1)"),
         ({"class_token": 1}, "class_token=1 is neither True nor False"),
         ({"fc_norm": "yes"}, "fc_norm='yes' is neither True, False nor None"),
+        ({"fc_norm": 1}, "fc_norm=1 is neither True, False nor None"),
+        ({"qkv_bias": 1}, "qkv_bias=1 is unknown (possible: True, False, 'qv')"),
         ({"qkv_bias": "q"}, "qkv_bias='q' is unknown (possible: True, False, 'qv')"),
         ({"class_token": False}, "pool='token' needs class_token=True; without a class token use pool='avg' or 'map'"),
         ({"pool": "distilled"}, "pool='distilled' reads the class and the distillation token: set dist_token=True"),
         ({"class_token": False, "dist_token": True, "pool": "avg"}, "dist_token=True needs class_token=True"),
+        ({"nothing_like_it": 1}, "a ViT has no setting 'nothing_like_it'. Possible: img_size, patch_size, in_chans,"),
+        ({"global_pool": "max", "pool": "avg"}, "'global_pool' and 'pool' are one setting, and both were given"),
         ({"pool": "avg", "global_pool": "max"}, "'global_pool' and 'pool' are one setting, and both were given"),
         ({"norm": 7}, "a component is 'name', ('name', {'arg': 1}) or Component(name, args); got 7"),
         ({"norm": ("layernorm", {"eps": float("nan")})}, "layernorm.eps=nan is not a finite number"),
@@ -57,6 +62,12 @@ def test_timms_spellings_are_accepted() -> None:
     config = ViTConfig().with_changes(global_pool="", pos_embed="learn", img_size=384, patch_size=[8, 16])
     assert (config.pool.name, config.pos_embed.name) == ("none", "learned")
     assert (config.img_size, config.patch_size) == ((384, 384), (8, 16))
+
+
+def test_numpys_integers_are_taken_as_pythons() -> None:
+    config = ViTConfig().with_changes(num_classes=np.int64(5), img_size=np.int32(32), patch_size=(np.int64(8), 8))
+    assert config == ViTConfig().with_changes(num_classes=5, img_size=32, patch_size=8)
+    json.dumps(config.to_dict())
 
 
 def test_a_config_cannot_be_changed_and_hashes_by_value() -> None:

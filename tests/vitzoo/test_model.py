@@ -13,7 +13,7 @@ from families import FAMILIES, SMALL, small
 from torch import Tensor, nn
 
 import vitzoo
-from vitzoo.errors import ConfigError, InputError, UnknownNameError
+from vitzoo.errors import CheckpointError, ConfigError, InputError, UnknownNameError
 
 POOLS = ["token", "avg", "avgmax", "max", "map", "distilled", "gem", "none"]
 
@@ -116,6 +116,8 @@ def test_resetting_the_classifier_names_what_is_unknown_or_doubled() -> None:
         model.reset_classifier(3, "avg", global_pool="max")
     model.reset_classifier(3, global_pool="avg")
     assert (model.global_pool, model.num_classes) == ("avg", 3)
+    model.reset_classifier(0, "")
+    assert (model.global_pool, model.num_classes) == ("none", 0)
     assert isinstance(model.norm, nn.LayerNorm)
 
 
@@ -175,6 +177,19 @@ def test_intermediates_that_do_not_exist(arguments: dict[str, Any], words: str) 
     assert words in str(caught.value)
 
 
+def test_features_only_says_of_its_images_and_weights_what_the_model_does(tmp_path) -> None:
+    vitzoo.save(small("vit"), tmp_path)
+    model = vitzoo.load(tmp_path, features_only=True, out_indices=1)
+    assert model.load_report is model.model.load_report
+    assert model.provenance is model.model.provenance
+    assert model.config.img_size == copy.deepcopy(model).config.img_size == (32, 32)
+    assert vitzoo.transforms(model)(torch.zeros(3, 40, 40, dtype=torch.uint8)).shape == (3, 32, 32)
+    with pytest.raises(CheckpointError, match=r"FeatureExtractor .*\.model"):
+        vitzoo.save(model, tmp_path / "features")
+    with pytest.raises(AttributeError, match="no attribute 'labelz'"):
+        model.labelz  # noqa: B018
+
+
 def test_features_only_gives_chosen_blocks_and_says_what_they_are() -> None:
     whole = vitzoo.create("vit_tiny", **{**SMALL, "depth": 4}).eval()
     model = vitzoo.create("vit_tiny", features_only=True, out_indices=(0, 2), **{**SMALL, "depth": 4}).eval()
@@ -188,6 +203,8 @@ def test_features_only_gives_chosen_blocks_and_says_what_they_are() -> None:
     assert not any(name.startswith(("head", "norm.")) for name in kept)
     assert (model.feature_info.channels(), model.feature_info.reduction()) == ([64, 64], [8, 8])
     assert model.feature_info.module_name() == ["blocks.0", "blocks.2"]
+    assert (model.feature_info.channels(1), model.feature_info.module_name([3, 0])) == (64, ["blocks.3", "blocks.0"])
+    assert (len(model.feature_info), model.feature_info[2]["module"]) == (4, "blocks.2")
     with pytest.raises(ConfigError, match=r"out_indices=\(0,\) is for features_only=True"):
         vitzoo.create("vit_tiny", out_indices=(0,), **SMALL)
 
@@ -366,6 +383,14 @@ def test_dropping_all_but_one_patch_keeps_the_prefix_and_the_rotations() -> None
     assert model(images()).shape == (2, 5, 64)
     with pytest.raises(InputError, match="attn_mask and patch_drop_rate do not go together while training"):
         model(images(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
+
+
+def test_patches_are_dropped_from_rows_of_tokens_and_never_from_a_grid() -> None:
+    model = small("vit", patch_drop_rate=0.5).train()
+    with pytest.raises(InputError, match=r"patch_drop_rate=0.5 drops patches .* \(possible: 'NLC', model.eval\(\)"):
+        model.forward_intermediates(images())
+    assert model.forward_intermediates(images(), output_fmt="NLC", intermediates_only=True)[0].shape == (2, 8, 64)
+    assert model.eval().forward_intermediates(images()[:0], intermediates_only=True)[0].shape == (0, 64, 4, 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,11 +1,13 @@
 """Looking into a model's attention: its weights (`attention_maps`) and who ran it (`explain_attention`).
 
-Both wrap each layer's `attend` for one forward pass, so they work for every model whose layers have one.
+Both wrap each layer's `attend` for one forward pass, so they work for every model whose layers have one. Other threads
+may run the model meanwhile, if it is not compiled, and leave no trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +53,9 @@ def set_attention(model: nn.Module, attn: AttnLike) -> nn.Module:
     layers = attention_layers(model).values()
     head_dims = sorted({layer.head_dim for layer in layers if isinstance(layer.head_dim, int)})
     Attend(attn).choose(attn, head_dims=head_dims)
-    for layer in layers:
-        _attend_of(layer).choose(attn, head_dims=head_dims)
+    with _watching:
+        for layer in layers:
+            _attend_of(layer).choose(attn, head_dims=head_dims)
     return model
 
 
@@ -85,8 +88,8 @@ def attention_maps(
     """
     every = attention_layers(model)
     chosen = _choose_layers(every, layers)
-    prefix = getattr(model, "num_prefix_tokens", 0)
-    if queries == "cls" and not getattr(model, "has_class_token", False):
+    owners = {name: _owner(model, name) for name in chosen}
+    if queries == "cls" and not all(getattr(owner, "has_class_token", False) for owner in owners.values()):
         raise InputError(
             "queries='cls' needs a class token, which this model has not; use queries='patches' or numbers"
         )
@@ -95,6 +98,7 @@ def attention_maps(
     def record(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
         if name not in chosen:
             return
+        prefix = getattr(owners[name], "num_prefix_tokens", 0)
         rows = _choose_rows(queries, q.shape[1], prefix) if q.shape[1] == k.shape[1] else list(range(q.shape[1]))
         picked = _choose_numbers("heads", heads, q.shape[2])
         bias = options.get("bias")
@@ -109,13 +113,13 @@ def attention_maps(
         )
         maps[name] = torch.cat([maps[name], weights]) if name in maps else weights
 
-    was_training = model.training
-    model.eval()
-    try:
-        with _watched(every, record):
-            model(x)
-    finally:
-        model.train(was_training)
+    with _watched(every, record), _evaluating(model):
+        model(x)
+    if chosen and not maps:
+        raise InputError(
+            f"{type(model).__name__} ran none of the layers asked for in this thread, as nn.DataParallel over several "
+            "GPUs does; pass the model that it wraps"
+        )
     return {name: maps[name] for name in chosen if name in maps}
 
 
@@ -178,6 +182,10 @@ def explain_attention(model: nn.Module, x: Tensor) -> AttentionReport:
     )
 
 
+# Of two that watch one model, the second would put back what the first put in.
+_watching = threading.RLock()
+
+
 class _Watched(Attend):
     """An Attend that tells what it is called with before it runs."""
 
@@ -195,17 +203,38 @@ class _Watched(Attend):
 
 
 @contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        # By its own method first, for a layer may do more there than change the flag.
+        model.train(modes[model])
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def _watched(
     layers: dict[str, nn.Module], record: Callable[[str, Attend, Tensor, Tensor, Tensor, dict[str, Any]], None]
 ) -> Iterator[None]:
-    plain = {name: _attend_of(layer) for name, layer in layers.items()}
-    try:
-        for name, layer in layers.items():
-            layer.attend = _Watched(plain[name], partial(record, name, plain[name]))  # type: ignore[assignment]
-        yield
-    finally:
-        for name, layer in layers.items():
-            layer.attend = plain[name]  # type: ignore[assignment]
+    watcher = threading.get_ident()
+
+    def record_own(name: str, attend: Attend, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
+        # What torch.compile traces cannot ask for its thread.
+        if torch.compiler.is_compiling() or threading.get_ident() == watcher:
+            record(name, attend, q, k, v, options)
+
+    with _watching:
+        plain = {name: _attend_of(layer) for name, layer in layers.items()}
+        try:
+            for name, layer in layers.items():
+                layer.attend = _Watched(plain[name], partial(record_own, name, plain[name]))  # type: ignore[assignment]
+            yield
+        finally:
+            for name, layer in layers.items():
+                layer.attend = plain[name]  # type: ignore[assignment]
 
 
 def _attend_of(layer: nn.Module) -> Attend:
@@ -214,12 +243,25 @@ def _attend_of(layer: nn.Module) -> Attend:
     return attend
 
 
+def _owner(model: nn.Module, name: str) -> nn.Module:
+    """Return the innermost module around a layer that says what its tokens are; a wrapper of a model does not."""
+    while name:
+        name = name.rpartition(".")[0]
+        module = model.get_submodule(name)
+        if hasattr(module, "num_prefix_tokens"):
+            return module
+    return model
+
+
 def _choose_layers(every: dict[str, nn.Module], layers: str | Sequence[int | str]) -> list[str]:
     blocks = [name for name in every if "blocks." in name] or list(every)
     if layers == "all":
         return blocks
     chosen = []
-    for layer in [layers] if isinstance(layers, str) else layers:
+    asked: Any = [layers] if isinstance(layers, str) else layers
+    if not isinstance(asked, Iterable) or not all(isinstance(layer, int | str) for layer in asked):
+        raise InputError(f"layers={layers!r} is neither 'all' nor a sequence of block numbers and names, such as [0]")
+    for layer in asked:
         if isinstance(layer, str):
             if layer not in every:
                 raise InputError(f"no attention layer is named {layer!r}.{suggestion(layer, list(every))}")
@@ -236,14 +278,15 @@ def _choose_rows(queries: str | Sequence[int], count: int, prefix: int) -> list[
         return [0]
     if queries == "patches":
         return list(range(prefix, count))
-    return _choose_numbers("queries", queries, count)
+    return _choose_numbers("queries", queries, count, "'cls', 'patches', 'all'")
 
 
-def _choose_numbers(what: str, chosen: str | Sequence[int], count: int) -> list[int]:
+def _choose_numbers(what: str, chosen: str | Sequence[int], count: int, words: str = "'all'") -> list[int]:
     if chosen == "all":
         return list(range(count))
-    if isinstance(chosen, str) or not all(isinstance(number, int) for number in chosen):
-        raise InputError(f"{what}={chosen!r} is neither 'all' nor a sequence of numbers")
+    numbers: Any = chosen
+    if isinstance(chosen, str) or not isinstance(numbers, Iterable) or not all(isinstance(n, int) for n in numbers):
+        raise InputError(f"{what}={chosen!r} is neither {words} nor a sequence of numbers, such as [0]")
     for number in chosen:
         if not -count <= int(number) < count:
             raise InputError(f"{what} {number} is out of range (possible: {-count} to {count - 1})")

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
+import vitzoo_kernels
 from torch import Tensor
 
 from vitzoo.attention import crossover
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem, Reason
-from vitzoo.errors import BackendUnsupported
+from vitzoo.errors import BackendUnsupported, ConfigError
 from vitzoo.plugin import get_entry, get_registry
 
 AttnLike: TypeAlias = str | Sequence[str]
@@ -88,7 +89,7 @@ class Attend:
     Raises:
         UnknownNameError: no backend has such a name.
         BackendUnsupported: none of them can ever run here.
-        ValueError: the choice is empty.
+        ConfigError: the choice is empty, or neither a name nor a sequence of names.
     """
 
     def __init__(self, choice: AttnLike = "auto") -> None:
@@ -105,9 +106,12 @@ class Attend:
             choice: as for the constructor.
             head_dims: the head dims of the layers that will ask; a backend that has none of them is refused now.
         """
-        names = (choice,) if isinstance(choice, str) else tuple(choice)
+        names = (choice,) if isinstance(choice, str) else tuple(choice) if isinstance(choice, Sequence) else ()
         if not names or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"attn={choice!r} is neither a backend's name nor a sequence of names")
+            known = ", ".join(repr(entry.name) for entry in get_registry().entries("attention"))
+            raise ConfigError(
+                f"attn={choice!r} is neither a backend's name nor a sequence of names (possible: 'auto', {known})"
+            )
         # What "auto" says of the kernel holds at its own place: named before or after, the kernel runs where it can.
         expanded: list[tuple[str, bool]] = []
         for asked in names:
@@ -168,8 +172,10 @@ class Attend:
         Raises:
             BackendUnsupported: no allowed backend can run this call; the message holds all reasons.
         """
-        chosen = self._chosen((q, k, v), bias, key_mask, dropout_p)
-        return chosen.function(q, k, v, **_asked(bias, key_mask, scale, dropout_p))
+        options = _asked(bias, key_mask, scale, dropout_p)
+        if not q.shape[0]:
+            return _of_no_image(q, k, v, options)
+        return self._chosen((q, k, v), bias, key_mask, dropout_p).function(q, k, v, **options)
 
     def packed(
         self,
@@ -197,8 +203,11 @@ class Attend:
         Raises:
             BackendUnsupported: as for a call.
         """
-        chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         options = _asked(bias, key_mask, scale, dropout_p)
+        if not qkv.shape[0]:
+            q, k, v = qkv.unbind(2)
+            return _of_no_image(q, k, v, options)
+        chosen = self._chosen((qkv,), bias, key_mask, dropout_p)
         packed: AttentionFunction | None = getattr(chosen.function, "packed", None)
         return chosen.function(*qkv.unbind(2), **options) if packed is None else packed(qkv, **options)
 
@@ -340,6 +349,11 @@ def _asked(bias: Tensor | None, key_mask: Tensor | None, scale: float | None, dr
     if dropout_p > 0:
         options["dropout_p"] = dropout_p
     return options
+
+
+def _of_no_image(q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return the empty output of an empty batch: there is nothing to run, and some kernels cannot run nothing."""
+    return vitzoo_kernels.attention_reference(q, k, v, **options)
 
 
 def _require(names: Sequence[str], backends: Sequence[Backend], head_dim: int) -> None:

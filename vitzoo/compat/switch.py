@@ -93,7 +93,7 @@ def attend_as_sdpa(
 
     Args:
         attend: runs attention.
-        query: (..., H, N_q, D); the leading dimensions of the three broadcast.
+        query: (..., H, N_q, D), with or without images before the heads; the leading dimensions of the three broadcast.
         key: (..., H, N_k, D), or with `enable_gqa` a number of heads that divides H.
         value: (..., H, N_k, D_v); of another width than the keys, the narrower ones are padded with zeros.
         attn_mask: broadcasts to (..., H, N_q, N_k): bool, True where attention may look, or added to the scores.
@@ -111,8 +111,12 @@ def attend_as_sdpa(
             multiple of the number of heads that the keys have.
         BackendUnsupported: no allowed backend can run the call.
     """
-    if query.ndim < 4:
+    if query.ndim < 3:
         raise InputError(f"query has shape {tuple(query.shape)}; vitzoo's attention takes (..., heads, N, head_dim)")
+    if query.ndim == 3:
+        # The heads of one image, or of all images in one dimension as in timm's SAM.
+        inputs = query[None], key[None], value[None]
+        return attend_as_sdpa(attend, *inputs, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)[0]
     if enable_gqa:
         key, value = (_for_all_heads(x, query.shape[-3]) for x in (key, value))
     leading = torch.broadcast_shapes(*(x.shape[:-2] for x in (query, key, value)))  # type: ignore[no-untyped-call]

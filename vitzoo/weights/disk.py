@@ -15,6 +15,7 @@ from vitzoo.attention.select import AttnLike
 from vitzoo.config import FIELD_ALIASES, ViTConfig
 from vitzoo.errors import CheckpointError, WriteError
 from vitzoo.factory import Recipe, create, load_own, load_prepared, recipe_of
+from vitzoo.features import FeatureExtractor
 from vitzoo.files import json_text, written_together
 from vitzoo.preprocess import Preprocess
 from vitzoo.weights.formats.base import Writing
@@ -80,7 +81,8 @@ def load(
         model = create(
             target, weights=source, format=NATIVE, reset=reset, attn=attn, device=device, dtype=dtype, **changed
         )
-        model.model_name = json.loads(text)["model"]
+        described = model.model if isinstance(model, FeatureExtractor) else model
+        described.model_name = json.loads(text)["model"]
     else:
         source = open_source(path, found=directory)
         parts = (reset,) if isinstance(reset, str) else tuple(reset)

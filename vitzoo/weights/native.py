@@ -33,7 +33,8 @@ def describe(model: nn.Module) -> dict[str, Any]:
     name, config = getattr(model, "model_name", None), getattr(model, "config", None)
     if not isinstance(name, str) or not isinstance(config, ViTConfig | Mapping):
         raise CheckpointError(
-            f"{type(model).__name__} was not made by vitzoo.create, so vitzoo cannot write how to build it again"
+            f"{type(model).__name__} was not made by vitzoo.create, so vitzoo cannot write how to build it again; "
+            "of a wrapper save the model inside: .model with features_only=True, .module with DataParallel"
         )
     if isinstance(config, ViTConfig):
         settings = config.to_dict()
