@@ -1,12 +1,17 @@
-"""What the tests of the kernels share: random inputs."""
+"""What the tests of the kernels share: random inputs, and an interpreter that wastes less time."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 import pytest
 import torch
+import triton.language as tl
 from torch import Tensor
 from vitzoo_kernels.dense import configs
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def guarded_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """
     from vitzoo_kernels.dense import launch
 
-    margin, memories, results = 25_000, [], []  # more than a tile of rows
+    margin, memories, results = 80_000, [], []  # more than a tile of rows
 
     def guarded_empty_like(x: Tensor) -> Tensor:
         memories.append(torch.full((x.numel() + 2 * margin,), torch.nan, dtype=x.dtype, device=x.device))
@@ -57,13 +62,38 @@ def guarded_results(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
         assert memory[-margin:].isnan().all()
 
 
+@functools.cache
+def languages_of(function: Callable) -> list[ModuleType]:
+    return [x for x in function.__globals__.values() if x is tl or x is tl.core]
+
+
+@pytest.fixture(autouse=True)
+def language_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep Triton's interpreter from replacing its language again at each call of a function, half of its time.
+
+    It replaces it for a launch, and once more for each function that the kernel calls.
+    """
+    if not INTERPRETED:
+        return
+    from triton.runtime import interpreter
+
+    replace = interpreter._patch_lang
+
+    def replace_once(function):
+        if any(tl.core.is_builtin(language.load) for language in languages_of(function)):
+            return replace(function)
+        return interpreter._LangPatchScope()  # nothing to restore
+
+    monkeypatch.setattr(interpreter, "_patch_lang", replace_once)
+
+
 @pytest.fixture(autouse=True)
 def tiles_for_the_interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give float32 larger tiles in the interpreter, whose time goes by their number; `shipped_tiles` keeps the small ones.
 
     Float16 has its shipped tiles always.
     """
-    if os.environ.get("TRITON_INTERPRET") != "1" or request.node.get_closest_marker("shipped_tiles"):
+    if not INTERPRETED or request.node.get_closest_marker("shipped_tiles"):
         return
     from vitzoo_kernels.dense import launch, plans
 
@@ -73,6 +103,27 @@ def tiles_for_the_interpreter(request: pytest.FixtureRequest, monkeypatch: pytes
     def larger(capability, version, key, num_keys):
         if key.products == "16" or key.kernel == "backward_whole":
             return find(capability, version, key, num_keys)
-        return configs.TileConfig(32, 32, 4, 1)
+        side = 32 if num_keys <= 96 else 64
+        return configs.TileConfig(side, side, 4, 1)
 
     monkeypatch.setattr(configs, "find", larger)
+
+
+@pytest.fixture
+def whole_heads(tiles_for_the_interpreter: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the forward give each head a program of its own, in float32 too, and see that it did."""
+    from vitzoo_kernels.dense import launch, planning
+
+    find = configs.find
+
+    def found(capability, version, key, num_keys):
+        if key.kernel == "forward_whole":
+            return configs.TileConfig(32, 64, 4, 1) if num_keys <= 272 else None
+        return find(capability, version, key, num_keys)
+
+    monkeypatch.setattr(configs, "find", found)
+    monkeypatch.setattr(configs, "MANY_HEADS", 1)
+    monkeypatch.setattr(launch, "_plans", type(launch._plans)())
+    yield
+    kernels = [plan.kernel for plans in launch._plans.values() for plan in plans]
+    assert planning.attention_forward_whole_kernel in kernels

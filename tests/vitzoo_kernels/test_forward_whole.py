@@ -3,32 +3,14 @@
 import pytest
 import torch
 from vitzoo_kernels import attention, attention_reference, dropout_mask
-from vitzoo_kernels.dense import configs, launch, planning
+from vitzoo_kernels.dense import launch
 
 from vitzoo.testing import check_attention_numbers
 
-pytestmark = pytest.mark.interpreter
+pytestmark = [pytest.mark.interpreter, pytest.mark.usefixtures("whole_heads")]
 
 F16, F32 = torch.float16, torch.float32
 NAN, INF = float("nan"), float("inf")
-
-
-@pytest.fixture(autouse=True)
-def whole_heads(tiles_for_the_interpreter, monkeypatch):
-    """Let any number of heads be many, give float32 tiles too, and see that the kernel was used."""
-    find = configs.find
-
-    def found(capability, version, key, num_keys):
-        if key.kernel == "forward_whole":
-            return configs.TileConfig(32, 64, 4, 1) if num_keys <= 272 else None
-        return find(capability, version, key, num_keys)
-
-    monkeypatch.setattr(configs, "find", found)
-    monkeypatch.setattr(configs, "MANY_HEADS", 1)
-    monkeypatch.setattr(launch, "_plans", type(launch._plans)())
-    yield
-    kernels = [plan.kernel for plans in launch._plans.values() for plan in plans]
-    assert planning.attention_forward_whole_kernel in kernels
 
 
 # Weights of masked keys are computed and dropped, and some of them overflow.

@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from vitzoo_kernels import attention, attention_reference
 
-from vitzoo.testing import budget, check_attention_numbers
+from vitzoo.testing import check_attention_numbers
 
 pytestmark = pytest.mark.interpreter
 
@@ -66,14 +66,6 @@ def test_float32_is_within_budget_with_the_tiles_of_a_gpu(random_qkv, num_querie
     bias = torch.randn(2, num_queries, num_keys, generator=torch.Generator().manual_seed(1)).requires_grad_()
     check_attention_numbers(attention, q, k, v)
     check_attention_numbers(attention, q, k, v, bias=bias)
-
-
-@pytest.mark.parametrize("first", range(1, 321, 20))
-def test_every_length_is_within_budget(random_qkv, monkeypatch, first):
-    # In float16 the roundings decide the yardstick, not the order of its sums.
-    monkeypatch.setattr(budget, "ORDERS", 2)
-    for length in range(first, first + 20):
-        check_attention_numbers(attention, *random_qkv(1, length, length, 2, 64, dtype=F16))
 
 
 def packed(batch, num_tokens, num_heads, head_dim, dtype, offset=0):
