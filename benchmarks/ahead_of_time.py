@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 from vitzoo_kernels.dense import launch, planning
@@ -190,16 +191,9 @@ class Program:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "kernel.ptx"
             source.write_text(self.ptx)
-            # Triton 3.9 carries a second assembler, for Hopper and Blackwell.
-            second = BIN / "ptxas-blackwell"
-            command = [
-                second if second.exists() else BIN / "ptxas",
-                "-v",
-                "--gpu-name=sm_90a",
-                source,
-                "-o",
-                Path(folder) / "kernel.cubin",
-            ]
+            # There are two assemblers; which one Hopper has changes between versions.
+            assembler = get_ptxas(self.capability).path
+            command = [assembler, "-v", "--gpu-name=sm_90a", source, "-o", Path(folder) / "kernel.cubin"]
             text = subprocess.run(command, capture_output=True, text=True, check=True).stderr
         return sum(bool(SERIALIZED.search(line)) for line in text.splitlines())
 

@@ -101,6 +101,8 @@ def main(steps: Sequence[Step] = STEPS) -> int:
     parser.add_argument("--commit", help="what is measured, where this is no git checkout; -dirty at its end if so")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    # Whoever starts this in the background may have Ctrl-C ignored, and every step would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     deadline = time.monotonic() + options.budget_s
     path = options.out / "summary.json"
     summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"steps": []}
@@ -159,8 +161,8 @@ def run(step: Step, seconds: float, values: Mapping[str, str], out: Path) -> dic
             ended = f"exit status {process.wait(seconds)}"
         except subprocess.TimeoutExpired:
             ended = f"stopped after {seconds:.0f} s"
-            # As Ctrl-C: pytest then says what it has.
-            process.send_signal(signal.SIGINT)
+            # As Ctrl-C, to workers too, for which pytest-xdist would wait 10 s: pytest then says what it has.
+            os.killpg(process.pid, signal.SIGINT)
         finally:
             _end(process)
     with log.open("rb") as file:

@@ -77,7 +77,8 @@ def backend(name: str) -> Backend:
     missing = caps.never_runs()
     if missing:
         raise BackendUnsupported(_refusal(f"attn={name!r} can never run here", {name: missing}, caps.note))
-    return Backend(entry.name, entry.load(), caps)
+    # Its packages are not looked for again at every call: torch 2.11 cannot trace through that.
+    return Backend(entry.name, entry.load(), replace(caps, packages=()))
 
 
 class Attend:

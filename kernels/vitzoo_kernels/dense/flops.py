@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import is_fake_tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from vitzoo_kernels.dense.extras import Extras
 
@@ -80,7 +80,7 @@ def _product(q_shape: Sequence[int], num_keys: int, extras: tuple[Any, ...]) -> 
 
 def _lengths(offsets: Tensor, longest: int) -> list[int]:
     """Return the length of each sequence; where there are no numbers, the longest, as torch's own formulae do."""
-    if offsets.is_meta or is_fake_tensor(offsets):
+    if offsets.is_meta or is_fake(offsets):
         return [longest] * (offsets.numel() - 1)
     lengths: list[int] = offsets.diff().tolist()
     return lengths

@@ -52,7 +52,7 @@ def wins(points: Points, *, tokens: int, heads: int) -> bool:
     for n in _enclosing(tokens, [n for n, _ in points]):
         measured = [h for other, h in points if other == n]
         around += [points[n, h] for h in _enclosing(min(heads, max(measured)), measured)] or [0.0]
-    return bool(around) and min(around) >= LEAST
+    return len(around) > 0 and min(around) >= LEAST
 
 
 def place(capability: tuple[int, int], tokens: int, heads: int) -> tuple[int, int]:
