@@ -56,6 +56,7 @@ class Call:
         key_mask: whether keys are masked.
         dropout: whether weights are dropped.
         packed_sequences: whether there are several sequences in one image.
+        lse: whether the forward writes lse; without it there is no backward.
         lse_grad: whether lse has a gradient.
         packed: whether q, k and v are one tensor for the launcher too, with one gradient; N_q = N_k.
     """
@@ -71,6 +72,7 @@ class Call:
     key_mask: bool = False
     dropout: bool = False
     packed_sequences: bool = False
+    lse: bool = True
     lse_grad: bool = True
     packed: bool = False
 
@@ -116,9 +118,10 @@ def launches_of(call: Call, capability: int) -> list[Launch]:
         max_k=call.num_keys,
     )
     with recorded(divmod(capability, 10)) as records:
-        out, lse = launch.attention_forward(inputs, None, extras)
-        dlse = lse if call.lse_grad else None
-        launch.attention_backward(out, dlse, inputs, out, lse, None, extras, bias_grad=call.bias and call.bias_grad)
+        out, lse = launch.attention_forward(inputs, None, extras, with_lse=call.lse)
+        if lse is not None:
+            dlse = lse if call.lse_grad else None
+            launch.attention_backward(out, dlse, inputs, out, lse, None, extras, bias_grad=call.bias and call.bias_grad)
     return records
 
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 
 import torch
 
@@ -55,7 +56,9 @@ def programs(
     seen: set[Hashable] = set()
     for shape in suite:
         for names in without:
-            for call in kernels.timed_calls(shape, kernels.DTYPES[dtype]):
+            calls = kernels.timed_calls(shape, kernels.DTYPES[dtype])
+            # The forward is timed without gradients, and then writes no lse.
+            for call in [*calls, *(replace(call, lse=False) for call in calls)]:
                 with kernels.without(names):
                     found = launches_of(call, capability)
                 for i, launch in enumerate(found):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from triton.runtime.driver import driver
 
 from benchmarks import ahead_of_time, choose, codegen, kernels, tables, tune
 
@@ -74,9 +75,14 @@ def test_the_bare_launch_is_seen_though_the_same_call_was_made_before(monkeypatc
     launched = []
 
     class Program:
+        function = packed_metadata = None
+        run = print
+
         def __getitem__(self, grid):
             return lambda *arguments: launched.append((grid, arguments[0]))
 
+    gpu = SimpleNamespace(get_current_device=lambda: 0, get_current_stream=lambda device: 0)
+    monkeypatch.setattr(driver, "_active", gpu)
     monkeypatch.setattr(ahead_of_time.planning, "_check_device", lambda q: None)
     monkeypatch.setattr(kernels.JITFunction, "run", lambda kernel, *args, **kwargs: Program())
     q, k, v = torch.randn(1, 5, 3, 1, 64).unbind(2)

@@ -122,6 +122,9 @@ def calls():
     starts = torch.tensor([0, 20, 90], dtype=torch.int32)
     ragged = {"cu_seqlens_q": starts, "cu_seqlens_k": starts, "max_seqlen_q": 70, "max_seqlen_k": 70}
     yield gradients(attention_varlen, *[zeros(90, 3, 32) for _ in range(3)], **ragged)
+    # Without gradients no lse is written.
+    for batch, tokens in ((2, 50), (88, 100)):
+        yield partial(attention_qkvpacked, zeros(batch, tokens, 3, 3, 32).detach())
     yield lambda: dropout_mask(seed, 0.1, (2, 3, 40, 50))
 
 

@@ -40,8 +40,10 @@ WIDE = r"ld\.global\S*\.v4\.b32|cp\.async\S+ \[[^\]]*\], \[[^\]]*\], 0x10"
         Call(dtype=BF16, head_dim=32, num_queries=300, num_keys=300, packed_sequences=True),
         Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, key_mask=True),
         Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, bias=True),
+        Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, lse=False),
         # Many heads, each a program of its own.
         Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, batch=128),
+        Call(dtype=BF16, head_dim=64, num_queries=197, num_keys=197, batch=128, lse=False),
         Call(dtype=BF16, head_dim=64, num_queries=257, num_keys=257, batch=128),
     ],
     ids=lambda call: f"{call.head_dim}-{call.num_queries}-{call.batch}" if isinstance(call, Call) else None,

@@ -254,6 +254,28 @@ def test_tokens_after_the_last_packed_sequence_have_zeros(guarded_results, packe
         assert all(torch.equal(x[..., :110] if x.ndim == 3 else x[:, :110], b) for x in found)
 
 
+# A tile of queries that reaches past the last, full ones alone, both kinds, and queries without keys.
+@pytest.mark.parametrize(
+    ("num_queries", "num_keys", "options"),
+    [(37, 50, {}), (128, 64, {}), (197, 197, {}), (37, 50, {"key_mask": some_keys(2, 50)})],
+)
+def test_without_its_lse_an_output_has_the_same_bits(guarded_results, random_qkv, num_queries, num_keys, options):
+    tensors = random_qkv(2, num_queries, num_keys, 2, 32, dtype=F16)
+    expected, _ = attention(*tensors, **options, return_lse=True)
+    assert torch.equal(attention(*tensors, **options), expected)
+    assert len(guarded_results) == 3
+
+
+def test_without_their_lse_outputs_of_packed_sequences_have_the_same_bits(guarded_results, packed_tokens):
+    tensors = [x[0] for x in packed_tokens[0]]
+    places = torch.tensor([0, 5, 75, 76, 110], dtype=torch.int32)
+    call = partial(attention_varlen, *tensors, places, places, max_seqlen_q=70, max_seqlen_k=70)
+    expected, lse = call(return_lse=True)
+    assert (expected.shape, lse.shape) == ((150, 2, 32), (2, 150))
+    assert torch.equal(call(), expected)
+    assert len(guarded_results) == 3
+
+
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_a_packed_sequence_that_is_longer_than_was_said_is_nan_past_that(guarded_results, packed_tokens):
     places = [0, 5, 133, 150]  # 128 rows fill tiles

@@ -110,6 +110,16 @@ def test_what_stands_in_a_masked_key_never_matters(random_qkv, batch, num_tokens
             assert torch.equal(a, b), name
 
 
+# A program a head, tiles alone, and heads that share a program.
+@pytest.mark.parametrize(("batch", "num_tokens"), [(66, 197), (2, 577), (4, 50)])
+def test_without_its_lse_an_output_has_the_same_bits(random_qkv, batch, num_tokens):
+    tensors = random_qkv(batch, num_tokens, num_tokens, 4, 64, dtype=BF16, device="cuda")
+    expected, _ = attention(*tensors, return_lse=True)
+    # Planned, and from its plan.
+    for _ in range(2):
+        assert torch.equal(attention(*tensors), expected)
+
+
 def test_tf32_is_used_where_torch_allows_it(random_qkv):
     q, k, v = random_qkv(4, 197, 197, 4, 64, device="cuda")
     exact = attention(q, k, v)

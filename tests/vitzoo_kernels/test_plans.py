@@ -14,6 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from triton import knobs
 from vitzoo_kernels import attention, attention_qkvpacked
 from vitzoo_kernels.dense import configs, launch, planning, plans
 
@@ -34,11 +35,15 @@ class FakeKernel:
 
 
 class FakeCompiled:
+    function, packed_metadata = "function", "metadata"
+
     def __init__(self, kernel):
         self.kernel = kernel
 
-    def __getitem__(self, grid):
-        return lambda *arguments: self.kernel.later.append((grid, list(arguments)))
+    def run(self, x, y, z, stream, *arguments):
+        # Nobody watches: nothing is made for hooks, and none is called.
+        assert (stream, *arguments[:5]) == ("stream", "function", "metadata", None, None, None)
+        self.kernel.later.append(((x, y, z), list(arguments[5:])))
 
 
 @pytest.fixture
@@ -49,6 +54,7 @@ def kernels(monkeypatch):
         found[name] = FakeKernel(getattr(planning, name))
         monkeypatch.setattr(planning, name, found[name])
     monkeypatch.setattr(planning, "_check_device", lambda q: None)
+    monkeypatch.setattr(plans, "_current_stream", lambda: lambda: "stream")
     monkeypatch.setattr(launch, "_plans", plans.Plans())
     return found
 
@@ -229,6 +235,41 @@ def test_both_of_torchs_settings_for_float32_products_count(kernels):
     place = forward.arg_names.index("PRECISION")
     asked = [arguments[place] for _, arguments in forward.first if arguments[0].dtype == torch.float32]
     assert asked == ["ieee", "tf32"]
+
+
+@pytest.mark.parametrize("hook", ["launch_enter_hook", "launch_exit_hook"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["added", "replaced"])
+def test_whoever_watches_launches_is_told_of_all(kernels, hook, replaced):
+    """Triton tells its hooks; what is launched past Triton nobody would hear of."""
+    qkv = torch.zeros(1, 17, 3, 2, 64, dtype=torch.bfloat16, requires_grad=True)
+    launched = [kernels["attention_forward_kernel"], kernels["attention_backward_whole_kernel"]]
+    with knobs.runtime.scope():
+        for told, kept in ((1, 0), (1, 1)):
+            both_ways(qkv, attention_qkvpacked)
+            assert [(len(kernel.first), len(kernel.later)) for kernel in launched] == [(told, kept)] * 2
+        if replaced:
+            setattr(knobs.runtime, hook, print)
+        else:
+            chain = knobs.HookChain()
+            chain.add(print)
+            setattr(knobs.runtime, hook, chain)
+        both_ways(qkv, attention_qkvpacked)
+        assert [(len(kernel.first), len(kernel.later)) for kernel in launched] == [(2, 1)] * 2
+    both_ways(qkv, attention_qkvpacked)
+    assert [(len(kernel.first), len(kernel.later)) for kernel in launched] == [(2, 2)] * 2
+
+
+@pytest.mark.parametrize("call", [attention_qkvpacked, lambda x, **kw: attention(*x.unbind(2), **kw)])
+def test_the_log_sum_exp_is_computed_only_where_it_is_needed(kernels, call):
+    qkv = torch.zeros(1, 17, 3, 2, 64, dtype=torch.bfloat16)
+    forward = kernels["attention_forward_kernel"]
+    place = forward.arg_names.index("lse_ptr")
+    needed = [lambda: call(qkv, return_lse=True), lambda: call(qkv.requires_grad_())]
+    for ask in (lambda: call(qkv.detach()), *needed):
+        for _ in range(2):
+            ask()
+        assert (forward.first[-1][1][place] is None) == (ask not in needed)
+        assert (forward.later[-1][1][place] is None) == (ask not in needed)
 
 
 def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):

@@ -1,6 +1,7 @@
 """The attention functions that people call: they check their arguments once and hand them to the operators."""
 
-from typing import Any, Literal, NoReturn, overload
+from collections.abc import Callable
+from typing import Any, Literal, NoReturn, cast, overload
 
 import torch
 from torch import Tensor
@@ -118,16 +119,17 @@ def attention(
         # Eager calls are checked where they are planned: once for each kind. A refused one draws no random numbers.
         check_layouts(q, k, v)
     extras: tuple[Any, ...] = ()
-    cu_seqlens, max_seqlens = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
     plain = bias is None and key_mask is None and not dropout_p and dropout_seed is None
-    if not plain or cu_seqlens != (None, None) or max_seqlens != (None, None):
+    apart = cu_seqlens_q is None and cu_seqlens_k is None and max_seqlen_q is None and max_seqlen_k is None
+    if not (plain and apart):
+        cu_seqlens, max_seqlens = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
         try:
             extras = _extras(q, k, bias, key_mask, dropout_p, dropout_seed, cu_seqlens, max_seqlens)
         except ValueError:
             # A bias or a mask that fits k and not q is no fault of its own.
             check_layouts(q, k, v)
             raise
-    out, lse = ops.attend((q, k, v), scale, extras, eager=eager)
+    out, lse = ops.attend((q, k, v), scale, extras, eager=eager, with_lse=return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -174,7 +176,7 @@ def attention_qkvpacked(
     if not (bias is None and key_mask is None and not dropout_p and dropout_seed is None):
         tokens = qkv.select(2, 0)
         extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
-    out, lse = ops.attend((qkv,), scale, extras, eager=eager)
+    out, lse = ops.attend((qkv,), scale, extras, eager=eager, with_lse=return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -220,7 +222,9 @@ def attention_varlen(
     """
     if not all(isinstance(x, Tensor) and x.ndim == 3 for x in (q, k, v)):
         _refuse(3, "(T, H, D), the tokens of all sequences one after the other", q=q, k=k, v=v)
-    out, lse = attention(
+    # Its overloads are for results of a known kind.
+    call: Callable[..., Any] = attention
+    result = call(
         q[None],
         k[None],
         v[None],
@@ -231,9 +235,12 @@ def attention_varlen(
         cu_seqlens_k=cu_seqlens_k,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
-        return_lse=True,
+        return_lse=return_lse,
     )
-    return (out[0], lse[0]) if return_lse else out[0]
+    if return_lse:
+        out, lse = result
+        return out[0], lse[0]
+    return cast(Tensor, result[0])
 
 
 def dropout_mask(dropout_seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int]) -> Tensor:

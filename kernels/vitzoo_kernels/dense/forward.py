@@ -102,14 +102,16 @@ def attention_forward_kernel(
         v_head = head_of(v_ptr, v_strides, image, first_key, head)
         # Rows of out are H * D apart in a contiguous tensor.
         out_head = out_ptr + ((image * total_queries + first_query) * num_heads + head) * HEAD_DIM
-        lse_head = lse_ptr + (image * num_heads + head) * total_queries + first_query
+        lse_head = lse_ptr
+        if lse_ptr is not None:
+            lse_head = lse_ptr + (image * num_heads + head) * total_queries + first_query
         bias_head = bias_ptr
         if bias_ptr is not None:
             bias_head = bias_ptr + batch * bias_stride_b + head * bias_stride_h
         mask_row = key_mask_ptr
         if key_mask_ptr is not None:
             mask_row = key_mask_ptr + batch * num_keys
-        heads = (q_head, k_head, v_head, out_head, lse_head, batch_head)
+        heads = (q_head, k_head, v_head, out_head, batch_head)
         strides = (q_strides[1], k_strides[1], v_strides[1], num_heads * HEAD_DIM, bias_stride_m, bias_stride_n)
         numbers = (scale_log2, threshold, dropout_scale)
         if FULL_M:
@@ -117,34 +119,35 @@ def attention_forward_kernel(
                 # The last tile ends with the last query and does some rows again, with the same result: no mask.
                 first = tl.minimum(tile * BLOCK_M, rows - BLOCK_M)
                 _attend(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, first, rows, keys,
+                    heads, lse_head, bias_head, mask_row, seed_ptr, strides, numbers, first, rows, keys,
                     HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
             elif tile < num_tiles - 1:
                 _attend(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                    heads, lse_head, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
                     HEAD_DIM, DIM, BLOCK_M, False, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
             else:
                 _attend(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                    heads, lse_head, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
                     HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
         elif cu_q_ptr is None:
             _attend(
-                heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                heads, lse_head, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
                 HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, False, SETTLED, NEGATIVE, PRECISION,
             )  # fmt: skip
         else:
             is_sequence = batch < sequences
             fill_unowned(out_head, num_heads * HEAD_DIM, tile, num_tiles, rows, is_sequence, HEAD_DIM, DIM, BLOCK_M)
-            for start in range(unowned(tile, num_tiles, is_sequence, BLOCK_M), rows, num_tiles * BLOCK_M):
-                these = start + tl.arange(0, BLOCK_M)
-                # The lse of a query without keys, or of a wrong call.
-                tl.store(lse_head + these, tl.where(is_sequence, float("nan"), float("-inf")), mask=these < rows)
+            if lse_ptr is not None:
+                for start in range(unowned(tile, num_tiles, is_sequence, BLOCK_M), rows, num_tiles * BLOCK_M):
+                    these = start + tl.arange(0, BLOCK_M)
+                    # The lse of a query without keys, or of a wrong call.
+                    tl.store(lse_head + these, tl.where(is_sequence, float("nan"), float("-inf")), mask=these < rows)
             if is_sequence & (tile * BLOCK_M < rows):
                 _attend(
-                    heads, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
+                    heads, lse_head, bias_head, mask_row, seed_ptr, strides, numbers, tile * BLOCK_M, rows, keys,
                     HEAD_DIM, DIM, TAIL_M, True, BLOCK_N, FULL_N, TAIL_N, True, SETTLED, NEGATIVE, PRECISION,
                 )  # fmt: skip
 
@@ -152,6 +155,7 @@ def attention_forward_kernel(
 @triton.jit
 def _attend(
     heads,
+    lse_head,
     bias_head,
     mask_row,
     seed_ptr,
@@ -196,7 +200,7 @@ def _attend(
                 HEAD_DIM, DIM, MASK_M, TAIL_N, True, NEGATIVE, PRECISION,
             )  # fmt: skip
     EMPTY: tl.constexpr = (bias_head is not None) or (mask_row is not None) or RAGGED
-    store_query(sums, query, heads, strides, numbers, first_query, HEAD_DIM, DIM, BLOCK_M, MASK_M, EMPTY)
+    store_query(sums, query, heads, lse_head, strides, numbers, first_query, HEAD_DIM, DIM, BLOCK_M, MASK_M, EMPTY)
 
 
 @triton.jit
@@ -220,7 +224,7 @@ def _add_keys(
     PRECISION: tl.constexpr,
 ):
     """Load BLOCK_N keys and add them to the sums."""
-    _, k_head, v_head, _, _, _ = heads
+    _, k_head, v_head, _, _ = heads
     _, k_stride, v_stride, _, _, _ = strides
     group = load_keys(k_head, v_head, mask_row, k_stride, v_stride, start, num_keys, HEAD_DIM, DIM, BLOCK_N, MASK_N)
     return add_group(

@@ -74,8 +74,10 @@ def attention_forward_whole_kernel(
     mask_row = key_mask_ptr
     if key_mask_ptr is not None:
         mask_row = key_mask_ptr + batch * num_keys
-
-    heads = (q_head, k_head, v_head, out_head, lse_ptr + batch_head * num_queries, batch_head)
+    lse_head = lse_ptr
+    if lse_ptr is not None:
+        lse_head = lse_ptr + batch_head * num_queries
+    heads = (q_head, k_head, v_head, out_head, batch_head)
     strides = (q_strides[1], k_strides[1], v_strides[1], num_heads * HEAD_DIM, bias_stride_m, bias_stride_n)
     numbers = (scale_log2, threshold, dropout_scale)
     groups = _load_groups(heads, mask_row, strides, num_keys, HEAD_DIM, DIM, KEYS, BLOCK_N, MASK_N)
@@ -88,7 +90,7 @@ def attention_forward_whole_kernel(
             zero_sums(DIM, BLOCK_M), groups, query, heads, bias_head, mask_row, seed_ptr, strides, numbers,
             MASK_N, True, NEGATIVE, PRECISION,
         )  # fmt: skip
-        store_query(sums, query, heads, strides, numbers, first, HEAD_DIM, DIM, BLOCK_M, False, EMPTY)
+        store_query(sums, query, heads, lse_head, strides, numbers, first, HEAD_DIM, DIM, BLOCK_M, False, EMPTY)
 
 
 @triton.constexpr_function

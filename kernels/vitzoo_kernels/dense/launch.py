@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitzoo_kernels.dense import planning
 from vitzoo_kernels.dense.extras import Extras
-from vitzoo_kernels.dense.plans import Plans, layout
+from vitzoo_kernels.dense.plans import Plans, is_watched, layout
 
 # What the kernels take, in their order and before what a call has beside; a kernel of the backward takes some of it.
 FORWARD = ("q_ptr", "k_ptr", "v_ptr", "out_ptr", "lse_ptr")
@@ -23,34 +23,41 @@ _plans = Plans()
 
 # Half the host time of torch.empty, which is told shape, dtype and device.
 empty_like = torch.empty_like
+# What torch.cuda.current_device asks when it has made sure that CUDA was initialised; torch without CUDA lacks it.
+_current_device = getattr(torch._C, "_cuda_getDevice", torch.cuda.current_device)
+_FLOAT32 = torch.float32
 
 
 def attention_forward(
-    inputs: Sequence[Tensor], scale: float | None, extras: tuple[Any, ...] = ()
-) -> tuple[Tensor, Tensor]:
-    """Return out, (B, N_q, H, D), contiguous, dtype of q, and lse, (B, H, N_q), float32.
+    inputs: Sequence[Tensor], scale: float | None, extras: tuple[Any, ...] = (), with_lse: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """Return out, (B, N_q, H, D), contiguous, dtype of q, and lse, (B, H, N_q), float32, or None.
 
     Args:
         inputs: q, k and v, or one tensor of all three.
         scale: factor on the scores; D ** -0.5 when None.
         extras: the fields of `Extras`; () when the call has none of it.
+        with_lse: whether lse is asked for; the backward needs it.
 
     Raises:
         ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
     """
     if _is_elsewhere(inputs[0]):
         with torch.cuda.device(inputs[0].device):
-            return attention_forward(inputs, scale, extras)
+            return attention_forward(inputs, scale, extras, with_lse)
     inputs_key, at = _asked(inputs)
     beside, beside_key, beside_at = _described(Extras(*extras)) if extras else _NOTHING
-    key = "forward", scale, inputs_key, beside_key
-    plans = _plans.get(key) or _plans.keep(key, planning.plan_forward(inputs, scale, Extras(*extras)))
+    key = with_lse, scale, inputs_key, beside_key
+    plans = _plans.get(key) or _plans.keep(key, planning.plan_forward(inputs, scale, Extras(*extras), with_lse))
     plan = plans[0]
-    out, lse = empty_like(plan.holds[0]), empty_like(plan.holds[1])
-    if plan.launch is None:
+    out, lse, lse_at = empty_like(plan.holds[0]), None, None
+    if with_lse:
+        lse = empty_like(plan.holds[1])
+        lse_at = lse.data_ptr()
+    if plan.launch is None or is_watched():
         plan.through_triton({**dict(zip(FORWARD, (*planning.three(inputs), out, lse), strict=True)), **beside})
     else:
-        plan.launch(*at, out.data_ptr(), lse.data_ptr(), *beside_at, *plan.rest)
+        plan.launch(plan.stream(), *plan.program, *at, out.data_ptr(), lse_at, *beside_at, *plan.rest)
     return out, lse
 
 
@@ -100,20 +107,25 @@ def attention_backward(
     # The kernel for queries fills delta, and the later ones read it.
     delta = None if len(plans) == 1 else empty_like(lse)
     shares = empty_like(plans[2].holds[0]) if bias_grad else None
-    if plans[-1].launch is None:
+    if plans[-1].launch is None or is_watched():
         taken = (*planning.three(inputs), out, dout, lse, dlse, delta, *planning.three(grads), shares)
         tensors = {**dict(zip(BACKWARD, taken, strict=True)), **beside}
         for plan in plans:
             plan.through_triton(tensors)
     elif delta is None:
-        plans[0].launch(*at, out_at, dout_at, lse_at, dlse_at, *_addresses(grads), *beside_at, *plans[0].rest)
+        (plan,), to = plans, _addresses(grads)
+        plan.launch(plan.stream(), *plan.program, *at, out_at, dout_at, lse_at, dlse_at, *to, *beside_at, *plan.rest)
     else:
         delta_at, (dq_at, dk_at, dv_at) = delta.data_ptr(), _addresses(grads)
-        for_queries, for_keys, *_ = plans
-        for_queries.launch(*at, out_at, dout_at, lse_at, dlse_at, delta_at, dq_at, *beside_at, *for_queries.rest)
-        for_keys.launch(*at, dout_at, lse_at, delta_at, dk_at, dv_at, *beside_at, *for_keys.rest)
+        addresses = [
+            (*at, out_at, dout_at, lse_at, dlse_at, delta_at, dq_at),
+            (*at, dout_at, lse_at, delta_at, dk_at, dv_at),
+        ]
         if shares is not None:
-            plans[2].launch(*at, dout_at, lse_at, delta_at, shares.data_ptr(), *beside_at, *plans[2].rest)
+            addresses.append((*at, dout_at, lse_at, delta_at, shares.data_ptr()))
+        stream = plans[0].stream()
+        for plan, begin in zip(plans, addresses, strict=True):
+            plan.launch(stream, *plan.program, *begin, *beside_at, *plan.rest)
     if shares is None:
         return grads, None
     bias = Extras(*extras).bias
@@ -134,20 +146,22 @@ def dropout_mask(seed: Tensor, dropout_p: float, shape: tuple[int, int, int, int
 
 def _is_elsewhere(x: Tensor) -> bool:
     """Return whether a tensor is on another GPU than the current one, which Triton takes whatever the tensors say."""
-    return x.is_cuda and torch.cuda.current_device() != x.get_device()
+    return x.is_cuda and _current_device() != x.get_device()
 
 
 def _asked(inputs: Sequence[Tensor]) -> tuple[Hashable, tuple[int, int, int]]:
     """Return all that a call's plans depend on of q, k and v and of what is set beside them, and where they begin."""
-    precision = planning.precision() if inputs[0].dtype is torch.float32 else ""
     if len(inputs) == 1:
         (x,) = inputs
-        strides = x.stride()
+        strides, dtype = x.stride(), x.dtype
         at = _slices(x, strides)
-        return (precision, x.device, x.dtype, x.shape, strides, at[0] & 15), at
+        precision = planning.precision() if dtype is _FLOAT32 else ""
+        return (precision, x.device, dtype, x.shape, strides, at[0] & 15), at
     q, k, v = inputs
     q_at, k_at, v_at = q.data_ptr(), k.data_ptr(), v.data_ptr()
-    of_q = q.device, q.dtype, q.shape, q.stride(), q_at & 15
+    dtype = q.dtype
+    precision = planning.precision() if dtype is _FLOAT32 else ""
+    of_q = q.device, dtype, q.shape, q.stride(), q_at & 15
     of_k = k.device, k.dtype, k.shape, k.stride(), k_at & 15
     of_v = v.device, v.dtype, v.shape, v.stride(), v_at & 15
     return (precision, of_q, of_k, of_v), (q_at, k_at, v_at)

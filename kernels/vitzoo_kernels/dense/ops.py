@@ -43,8 +43,8 @@ torch.library.define(
 
 
 def attend(
-    inputs: tuple[Tensor, ...], scale: float | None, extras: tuple[Any, ...], *, eager: bool
-) -> tuple[Tensor, Tensor]:
+    inputs: tuple[Tensor, ...], scale: float | None, extras: tuple[Any, ...], *, eager: bool, with_lse: bool
+) -> tuple[Tensor, Any]:
     """Return out, (B, N_q, H, D), and lse, (B, H, N_q).
 
     Args:
@@ -52,6 +52,7 @@ def attend(
         scale: factor on the scores; D ** -0.5 when None.
         extras: the fields of `Extras`; () when the call has none of it.
         eager: what `is_eager` says of the first input.
+        with_lse: whether the caller wants lse; otherwise it may be None.
     """
     if forward_ad._current_level >= 0:
         _refuse_forward_mode(inputs, extras)
@@ -61,7 +62,8 @@ def attend(
     elif _is_differentiated(inputs, extras):
         call = _Attention.apply
     else:
-        return _launcher().attention_forward(inputs, scale, extras)
+        results: tuple[Tensor, Any] = _launcher().attention_forward(inputs, scale, extras, with_lse)
+        return results
     return call(*inputs, scale, *extras)
 
 

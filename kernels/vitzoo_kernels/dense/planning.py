@@ -29,8 +29,8 @@ SMALLEST_SCALE = 1e-37
 INTERPRETED = not isinstance(attention_forward_kernel, triton.JITFunction)
 
 
-def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) -> Plan:
-    """Return the plan of the forward; it holds out and lse.
+def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras, with_lse: bool) -> Plan:
+    """Return the plan of the forward; it holds out, and lse where that is asked for.
 
     Raises:
         ValueError: the kernels take no such tensors, or cannot run on their device, or not in their dtype there.
@@ -41,8 +41,10 @@ def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) 
     scale = scale_of(scale, q.shape[-1])
     batch_heads, num_queries, num_keys = _sizes(q, k, extras)
     ragged = extras.cu_q is not None
-    lse = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device)
-    results = _without_memory(torch.empty(q.shape, dtype=q.dtype, device=q.device), lse)
+    results = [torch.empty(q.shape, dtype=q.dtype, device=q.device)]
+    if with_lse:
+        results.append(torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=torch.float32, device=q.device))
+    held = _without_memory(*results)
     shared = {
         **layout_of(q=q, k=k, v=v),
         **extras.bias_strides,
@@ -64,7 +66,7 @@ def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) 
             "MASK_N": num_keys % 16 > 0,
             **_options(tiles),
         }
-        return Plan(attention_forward_whole_kernel, batch_heads, arguments, holds=results)
+        return Plan(attention_forward_whole_kernel, batch_heads, arguments, holds=held)
     tiles = _tiles("forward", q, extras, num_keys)
     tail_m = tiles.block_m if ragged else _tail(num_queries, tiles.block_m)
     one_tile = num_queries <= tiles.block_m and num_keys <= tiles.block_n and not ragged
@@ -85,7 +87,7 @@ def plan_forward(inputs: Sequence[Tensor], scale: float | None, extras: Extras) 
         "SETTLED": _settles(q.device),
         **_options(tiles),
     }
-    return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments, holds=results)
+    return Plan(attention_forward_kernel, triton.cdiv(batch_heads, per_program) * num_tiles, arguments, holds=held)
 
 
 def plan_backward(

@@ -1,23 +1,29 @@
 """Launches that remember what was decided: a call like an earlier one pays for its tensors alone.
 
 Triton looks at every argument of every call before it finds the compiled kernel: 9 to 12 us for 19 arguments, where the
-compiled kernel itself takes 3. A plan keeps all that is no tensor, and from its second call on the compiled kernel.
+compiled kernel itself takes 3, of which more than half is for what only profilers ask. A plan keeps all that is no
+tensor, and from its second call on the compiled kernel.
 """
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
+from triton import knobs
+from triton.runtime import driver
 
 # Batches of ever new lengths must not fill the memory.
 MOST_PLANS = 4096
+
+_runtime = knobs.runtime
 
 
 class Plan:
     """One launch of one kernel with everything decided but its tensors, which are the kernel's first arguments.
 
-    Once it has a `launch`, later calls are `launch(*addresses, *rest)`: of a tensor Triton would ask the address, and
-    of CUDA whether it is one; of a number, nothing.
+    Once it has a `launch`, later calls are `launch(stream(), *program, *addresses, *rest)`, unless somebody watches: of
+    a tensor Triton would ask the address, and of CUDA whether it is one; of a number, nothing.
 
     Args:
         kernel: the Triton kernel.
@@ -31,6 +37,8 @@ class Plan:
     ) -> None:
         self.kernel, self.grid, self.arguments, self.holds = kernel, (programs, 1, 1), arguments, holds
         self.launch: Any = None
+        self.stream: Any = None
+        self.program: tuple[Any, ...] = ()
         self.rest: tuple[Any, ...] = ()
 
     def through_triton(self, tensors: dict[str, Tensor | None]) -> None:
@@ -48,8 +56,25 @@ class Plan:
         compiled = self.kernel[self.grid](**self.arguments, **taken)
         if compiled is not None:
             self.rest = tuple(self.arguments.get(name) for name in names[len(places) :])
+            self.stream = _current_stream()
+            # What hooks would be told, the hook before and the hook after a launch: none.
+            self.program = compiled.function, compiled.packed_metadata, None, None, None
             # Last, as another thread may look for it at any time.
-            self.launch = compiled[self.grid]
+            self.launch = partial(compiled.run, *self.grid)
+
+
+def is_watched() -> bool:
+    """Return whether somebody, such as Triton's profiler, has asked Triton to tell of every launch."""
+    try:
+        return bool(_runtime.launch_enter_hook.calls or _runtime.launch_exit_hook.calls)
+    except AttributeError:
+        # A hook stands in the place of a chain of them.
+        return True
+
+
+def _current_stream() -> Callable[[], int]:
+    """Return what gives the current stream of the device that is current now."""
+    return partial(driver.active.get_current_stream, driver.active.get_current_device())
 
 
 class Plans(dict[Hashable, tuple[Plan, ...]]):

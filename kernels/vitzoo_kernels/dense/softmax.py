@@ -6,7 +6,7 @@ Algorithm: FlashAttention-2, arXiv 2307.08691, algorithm 1. For each query there
 and an unnormalised output; when a group of keys raises the maximum, what was summed before is rescaled. A group is a
 tuple of tiles of keys, as `load_keys` returns them; all its scores are in registers at once, with one rescaling.
 
-`heads` holds where the rows of one head begin: q, k, v, out, lse, and the number of the head. `strides` holds how far
+`heads` holds where the rows of one head begin: q, k, v, out, and the number of the head. `strides` holds how far
 apart these rows are in elements, for q, k, v and out, and the bias's strides for queries and keys. `numbers` holds the
 scale, the dropout's threshold and its factor.
 """
@@ -89,7 +89,7 @@ def add_group(
         acc = scaled_rows(acc, rescale[:, None])
         row_sum = row_sum * rescale
     acc, row_sum = _add_weighted(
-        acc, row_sum, scores, group, query, bias_head, seed_ptr, heads[5], numbers, new_max, PRECISION
+        acc, row_sum, scores, group, query, bias_head, seed_ptr, heads[4], numbers, new_max, PRECISION
     )
     return acc, new_max, row_sum, seen
 
@@ -188,24 +188,29 @@ def _add_weighted(
 
 @triton.jit
 def store_query(
-    sums, query, heads, strides, numbers, first_query, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
+    sums, query, heads, lse_head, strides, numbers, first_query, HEAD_DIM: tl.constexpr, DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, MASK_M: tl.constexpr, EMPTY: tl.constexpr,
 ):  # fmt: skip
-    """Store the rows of out and lse of a tile; EMPTY says whether a query may have no key to look at."""
+    """Store the rows of out and lse of a tile, of out alone where lse is None.
+
+    EMPTY says whether a query may have no key to look at.
+    """
     acc, row_max, row_sum, seen = sums
     _, m, inside_m = query
-    _, _, _, out_head, lse_head, _ = heads
+    _, _, _, out_head, _ = heads
     if EMPTY:
         # A query that may look at no key has zeros, and not the NaN of 0 / 0.
         row_sum = tl.where(seen > 0, row_sum, 1.0)
-    # ln(2) turns the log2 units of the scores into the natural logarithm that lse is.
-    lse = (row_max + tl.log2(row_sum)) * LN_2  # (BLOCK_M,)
-    if EMPTY:
-        lse = tl.where(seen > 0, lse, float("-inf"))
+    if lse_head is not None:
+        # ln(2) turns the log2 units of the scores into the natural logarithm that lse is.
+        lse = (row_max + tl.log2(row_sum)) * LN_2  # (BLOCK_M,)
+        if EMPTY:
+            lse = tl.where(seen > 0, lse, float("-inf"))
     out = scaled_rows(acc, (numbers[2] / row_sum)[:, None])
     base = out_head + tl.cast(first_query, tl.int64) * strides[3]
     store_rows(base, tl.arange(0, BLOCK_M).to(tl.int64), strides[3], inside_m, out, HEAD_DIM, DIM, MASK_M)
-    if MASK_M:
-        tl.store(lse_head + m, lse, mask=inside_m)
-    else:
-        tl.store(lse_head + m, lse)
+    if lse_head is not None:
+        if MASK_M:
+            tl.store(lse_head + m, lse, mask=inside_m)
+        else:
+            tl.store(lse_head + m, lse)
