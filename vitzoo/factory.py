@@ -87,6 +87,8 @@ def create(
         raise ConfigError(f"pretrained=True is weights='default'; weights={str(weights)!r} was given too")
     if pretrained or weights == DEFAULT:
         name, weights = open_default(name)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype={dtype!r} is no floating dtype of torch, such as torch.float16")
     if out_indices is not None and not features_only:
         raise ConfigError(f"out_indices={out_indices!r} is for features_only=True")
     recipe = recipe_of(name, config, attn)

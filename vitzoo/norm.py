@@ -5,6 +5,12 @@ from __future__ import annotations
 from torch import nn
 
 
+def _check_eps(eps: float) -> float:
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not eps >= 0:
+        raise ValueError(f"eps is {eps!r}; a norm takes a number, 0 or more")
+    return eps
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer norm with a weight and a bias.
 
@@ -16,7 +22,7 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def __init__(self, width: int, *, eps: float = 1e-6) -> None:
-        super().__init__(width, eps=eps)
+        super().__init__(width, eps=_check_eps(eps))
 
 
 class RMSNorm(nn.RMSNorm):
@@ -30,4 +36,4 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def __init__(self, width: int, *, eps: float = 1e-6) -> None:
-        super().__init__(width, eps=eps)
+        super().__init__(width, eps=_check_eps(eps))

@@ -265,7 +265,9 @@ def _raise_unknown(registry: Registry, kind: str, name: str) -> NoReturn:
     known = registry.names(kind) + list(registry.aliases(kind))
     namespace, slash, _ = name.partition("/")
     if not slash:
-        raise UnknownNameError(f"unknown {kind} {name!r}.{suggestion(name, known)}")
+        listing = "list_models()" if kind == "model" else f"list_components({kind!r})"
+        hint = suggestion(name, known) or f" vitzoo.{listing} gives them all."
+        raise UnknownNameError(f"unknown {kind} {name!r}.{hint}")
     status = plugins().get(namespace)
     if status is None and not any(entry.provider == namespace for entry in registry.entries()):
         raise PluginError(

@@ -43,7 +43,9 @@ def test_what_the_benchmark_launches_finds_what_was_compiled_ahead(monkeypatch, 
             make_call(peers.make_peer(peers.OURS, shape), direction, sets)(0)
     found = {launch.kernel.run(grid=None, warmup=True, **launch.arguments).hash for launch in launches}
     assert found == ahead
-    assert len(list(tmp_path.iterdir())) == len(ahead) == 4  # forward with and without lse, backward with and without packed gradients
+    assert (
+        len(list(tmp_path.iterdir())) == len(ahead) == 4
+    )  # forward with and without lse, backward with and without packed gradients
 
 
 def test_the_kernels_that_stand_in_are_compiled_too_and_each_program_once():

@@ -249,6 +249,8 @@ def test_a_config_file_that_cannot_be_trusted_or_understood_is_refused(text: str
             "patch_embed 'conv' cannot be built with {'stride': (1, 2, 3)}",
         ),
         ({"pool": ("gem", {"p": "3"})}, "pool 'gem' cannot be built with {'p': '3'}"),
+        ({"norm": ("layernorm", {"eps": "1e-5"})}, "eps is '1e-5'; a norm takes a number, 0 or more"),
+        ({"norm": ("rmsnorm", {"eps": -1.0})}, "eps is -1.0; a norm takes a number, 0 or more"),
         ({"pos_embed": ("learned", {"interpolation": "lanczos"})}, "unknown interpolation 'lanczos'."),
     ],
     ids=lambda value: str(value)[:40],

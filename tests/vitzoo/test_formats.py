@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 import vitzoo
 from vitzoo.cli.app import app_for
-from vitzoo.errors import CheckpointError, VitzooError
+from vitzoo.errors import CheckpointError, PluginError, VitzooError
 from vitzoo.preprocess import CLIP_MEAN, Preprocess
-from vitzoo.registry import Registry
+from vitzoo.registry import Entry, Registry
 from vitzoo.weights.formats.base import Reading, Writing
 
 
@@ -301,6 +301,14 @@ def test_the_format_is_detected_or_the_error_says_why(tmp_path: Path, registry: 
 
         def write(self, state, config, preprocess):
             return Writing(state={f"acme.{name}": tensor for name, tensor in state.items()})
+
+    # A format that cannot be imported is asked nothing, and stops nobody who has other weights.
+    registry.add(Entry(kind="weights", name="broken/gone", provider="broken", target="broken_parts:Gone"))
+    gone = "broken/gone: cannot be asked: weights 'broken/gone' is registered by 'broken' .* cannot be imported"
+    with pytest.raises(CheckpointError, match=gone):
+        vitzoo.load(tmp_path / "a.safetensors")
+    with pytest.raises(PluginError, match="cannot be imported"):
+        vitzoo.load(tmp_path / "a.safetensors", format="broken/gone")
 
     model = small("vit")
     vitzoo.save(model, tmp_path / "b.safetensors", format="acme/prefixed")

@@ -137,6 +137,22 @@ def test_positions_of_a_grid_that_is_no_square_stay_and_resize_as_they_lie(tmp_p
         assert f"a grid of 4x16 to {size // 8}x{size // 8}" in resized.load_report.of("resized")[0].why
 
 
+def test_a_bare_file_with_positions_of_no_square_needs_the_size_of_its_images(tmp_path: Path) -> None:
+    # 4 x 7 patches, and 4 x 6, which with the class token's position are as many as 5 x 5.
+    for size in ((32, 56), (32, 48)):
+        model = small("vit", img_size=size)
+        vitzoo.save(model, tmp_path / "timm.safetensors", format="timm")
+        told = {"num_heads": model.config.num_heads, "norm": "layernorm", "mlp": "gelu"}
+        again = vitzoo.load(tmp_path / "timm.safetensors", img_size=size, **told)
+        assert torch.equal(again.pos_embed, model.pos_embed)
+        assert (again.config.img_size, again.config.no_embed_class) == (size, False)
+    vitzoo.save(small("vit", img_size=(32, 56)), tmp_path / "timm.safetensors", format="timm")
+    words = r"the position table has 29 rows, which are no square grid .* give img_size=\(height, width\) of the images"
+    for other in ({}, {"img_size": 64}):
+        with pytest.raises(CheckpointError, match=words):
+            vitzoo.load(tmp_path / "timm.safetensors", **told, **other)
+
+
 @torch.inference_mode()
 def test_a_named_model_computes_as_the_directory_of_its_weights_says(tmp_path: Path) -> None:
     image = torch.randn(1, 3, 32, 32)

@@ -209,6 +209,12 @@ def test_features_only_gives_chosen_blocks_and_says_what_they_are() -> None:
         vitzoo.create("vit_tiny", out_indices=(0,), **SMALL)
 
 
+@pytest.mark.parametrize("dtype", ["float16", torch.int8])
+def test_a_dtype_that_weights_cannot_have_is_refused(dtype: object) -> None:
+    with pytest.raises(ConfigError, match=f"dtype={dtype!r} is no floating dtype of torch, such as torch.float16"):
+        vitzoo.create("vit_tiny", dtype=dtype, **SMALL)
+
+
 @pytest.mark.parametrize("family", ["vit", "dinov3", "flexivit", "rope_mixed"])
 def test_another_input_size_set_or_fed_gives_the_same(family: str) -> None:
     model = small(family)

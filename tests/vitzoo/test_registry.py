@@ -92,6 +92,7 @@ def test_temporary_registrations_are_undone() -> None:
     [
         ("model", "vit_smal_patch16_224", "unknown model 'vit_smal_patch16_224'. Did you mean 'vit_small_patch16_224'"),
         ("mlp", "swiglu_pack", "unknown mlp 'swiglu_pack'. Did you mean 'swiglu_packed' or 'swiglu'?"),
+        ("model", "zzzzzz", "unknown model 'zzzzzz'. vitzoo.list_models() gives them all."),
         ("rope", "zzz", "unknown rope 'zzz'. Known: axial, dinov3, mixed, none."),
         ("norms", "layernorm", "unknown kind 'norms'. Did you mean 'norm'"),
         ("pool", "acme/best", "pool 'acme/best' belongs to a plugin named 'acme', which is not installed: install"),

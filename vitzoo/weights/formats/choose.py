@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from vitzoo.errors import CheckpointError
+from vitzoo.errors import CheckpointError, PluginError
 from vitzoo.plugin import get_entry, get_registry
 from vitzoo.weights.formats.base import Format
 from vitzoo.weights.source import Source
@@ -74,7 +74,7 @@ def detect(source: Source, *, among: Iterable[str] | None = None, or_else: str |
         CheckpointError: none or several do; the message says why.
     """
     asked = format_names() if among is None else among
-    reasons = {name: get_format(name).reasons_against(source) for name in asked}
+    reasons = {name: _reasons_against(name, source) for name in asked}
     fitting = [name for name, against in reasons.items() if not against]
     if len(fitting) == 1:
         return fitting[0]
@@ -86,7 +86,7 @@ def detect(source: Source, *, among: Iterable[str] | None = None, or_else: str |
     if or_else is not None:
         return or_else
     others = [name for name in format_names() if name not in reasons]
-    if claimed := [name for name in others if not get_format(name).reasons_against(source)]:
+    if claimed := [name for name in others if not _reasons_against(name, source)]:
         pattern = models_of(claimed[0])
         raise CheckpointError(
             f"the weights of {source.name} are of the format {claimed[0]!r}, which is for "
@@ -96,3 +96,11 @@ def detect(source: Source, *, among: Iterable[str] | None = None, or_else: str |
     lines = [f"the weights of {source.name} are of no format that vitzoo knows; nothing was loaded."]
     lines += [f"  {name}: {'; '.join(against)}" for name, against in reasons.items()]
     raise CheckpointError("\n".join(lines))
+
+
+def _reasons_against(format: str, source: Source) -> list[str]:
+    try:
+        return list(get_format(format).reasons_against(source))
+    except PluginError as error:
+        # Weights of other formats can be read without the plugin; whoever needs it is told why it is not asked.
+        return [f"cannot be asked: {error}"]

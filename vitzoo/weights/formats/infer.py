@@ -17,7 +17,11 @@ SAY_HEADS = "the tensors do not tell it: give num_heads=..., which divides {dim}
 
 
 def infer(
-    state: Mapping[str, Tensor], img_size: int | Sequence[int] | None = None, *, no_embed_class: bool | None = None
+    state: Mapping[str, Tensor],
+    img_size: int | Sequence[int] | None = None,
+    *,
+    no_embed_class: bool | None = None,
+    asked: int | Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Return the fields of ViTConfig that names and shapes tell: sizes, tokens, biases, LayerScale, where norms stand.
 
@@ -25,6 +29,7 @@ def infer(
         state: tensors under vitzoo's names, with a convolution as patch embedding.
         img_size: (height, width) or one side, when the source says it; None: the positions are those of a square.
         no_embed_class: whether the prefix tokens have no positions, when the source says it; a small table fits both.
+        asked: the size that the caller wants, taken as the source's if its positions are no square's and fit it.
 
     Raises:
         CheckpointError: a tensor that every ViT has is absent or has another shape, or the positions fit no image.
@@ -49,8 +54,13 @@ def infer(
     rows = _tensor(state, "pos_embed", 3).shape[1] if "pos_embed" in state else None
     if rows is None:
         settings["pos_embed"] = "none"
+    possible = (False, True) if no_embed_class is None else (no_embed_class,)
+    if img_size is None and asked is not None and rows is not None:
+        height, width = _two(asked)
+        fits = (height // patch_h) * (width // patch_w) in (rows, rows - _prefix(settings))
+        img_size = asked if fits and _square_of(rows, settings, possible[:1]) is None else None
     if img_size is not None:
-        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
+        height, width = _two(img_size)
         settings["img_size"] = (height, width)
         if height % patch_h or width % patch_w:
             # The source's convolution passes over the pixels that make no whole patch.
@@ -58,7 +68,13 @@ def infer(
         if rows is not None:
             settings["no_embed_class"] = _no_embed_class(rows, (height // patch_h) * (width // patch_w), settings)
     elif rows is not None:
-        settings |= _of_square(rows, settings, (False, True) if no_embed_class is None else (no_embed_class,))
+        found = _square_of(rows, settings, possible)
+        if found is None:
+            raise CheckpointError(
+                f"the position table has {rows} rows, which are no square grid with or without {_prefix(settings)} "
+                "prefix tokens; nothing was loaded: give img_size=(height, width) of the images that they are for"
+            )
+        settings |= found
     return settings
 
 
@@ -99,6 +115,11 @@ def _of_a_block(state: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
     return settings
 
 
+def _two(size: int | Sequence[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 def _prefix(settings: Mapping[str, Any]) -> int:
     return int(settings["class_token"]) + int(settings["dist_token"]) + int(settings["reg_tokens"])
 
@@ -113,7 +134,7 @@ def _no_embed_class(rows: int, patches: int, settings: Mapping[str, Any]) -> boo
     return prefix > 0 and rows == patches
 
 
-def _of_square(rows: int, settings: Mapping[str, Any], possible: Sequence[bool]) -> dict[str, Any]:
+def _square_of(rows: int, settings: Mapping[str, Any], possible: Sequence[bool]) -> dict[str, Any] | None:
     prefix = _prefix(settings)
     for no_embed_class in possible:
         patches = rows - (0 if no_embed_class else prefix)
@@ -121,10 +142,7 @@ def _of_square(rows: int, settings: Mapping[str, Any], possible: Sequence[bool])
         if side and side * side == patches:
             patch_h, patch_w = settings["patch_size"]
             return {"img_size": (side * patch_h, side * patch_w), "no_embed_class": no_embed_class and prefix > 0}
-    raise CheckpointError(
-        f"the position table has {rows} rows, which are no square grid with or without {prefix} prefix tokens; "
-        "nothing was loaded"
-    )
+    return None
 
 
 def _tensor(state: Mapping[str, Tensor], name: str, dims: int) -> Tensor:

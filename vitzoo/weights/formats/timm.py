@@ -52,7 +52,7 @@ class Timm:
         config = source.config or {}
         if "architecture" not in config:
             unknown = dict.fromkeys(("num_heads", "norm", "mlp"), _ASK)
-            settings = infer(state) if unknown.keys() <= hints.keys() else {}
+            settings = infer(state, asked=hints.get("img_size")) if unknown.keys() <= hints.keys() else {}
             return Reading(state=state, settings=settings, unknown=unknown, notes=notes)
         found = find_model(config["architecture"])
         settings = dict(config.get("model_args", {}))
