@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitzoo.embed.relative import resample_bias_table
 from vitzoo.embed.resample import resample_patch_kernel
+from vitzoo.errors import CheckpointError
 from vitzoo.weights.adapt import with_channels
 from vitzoo.weights.report import Note
 from vitzoo_swin.attention import TableAttention, WindowAttention
@@ -61,12 +62,23 @@ def resized_state(
 
 
 def _measured_otherwise(config: SwinConfig, source: SwinConfig | None) -> list[Note]:
-    """Return a note when version 2 has other windows than its source, and measures offsets by them: no shape tells."""
+    """Return a note when version 2 has other windows than its source, and measures offsets by them: no shape tells.
+
+    Raises:
+        CheckpointError: it has the same windows, and its source measures offsets by others.
+    """
     if config.version == 1 or source is None or config.depths != source.depths:
         return []
     for stage in range(len(config.depths)):
         old, new = source.window_of(stage), config.window_of(stage)
-        if old != new and not any(config.pretrained_window_sizes[stage]):
+        theirs, ours = source.pretrained_window_sizes[stage], config.pretrained_window_sizes[stage]
+        if old == new and (theirs if any(theirs) else old) != (ours if any(ours) else new):
+            raise CheckpointError(
+                f"the source measures offsets by pretrained_window_sizes={source.pretrained_window_sizes}, this model "
+                f"by {config.pretrained_window_sizes} (0: its own windows), and the numbers would be wrong; nothing "
+                "was loaded. Give the source's, or build the model that the weights belong to with vitzoo.load(...)"
+            )
+        if old != new and not any(ours):
             what = f"windows of {new[0]}x{new[1]} in stage {stage}, the source's are {old[0]}x{old[1]}"
             why = "offsets are measured by the model's own, as timm does; pretrained_window_sizes= measures by others"
             return [Note(action="set", what=what, why=why)]
@@ -91,7 +103,9 @@ def _settings_of(config: SwinConfig, settings: Mapping[str, Any]) -> SwinConfig 
     """Return the source's settings, when it tells its windows."""
     if "window_size" not in settings:
         return None
-    named = ("img_size", "patch_size", "window_size", "always_partition", "depths", "num_heads", "embed_dim")
+    named = ["img_size", "patch_size", "window_size", "always_partition", "depths", "num_heads", "embed_dim"]
+    if config.version == 2:
+        named.append("pretrained_window_sizes")
     return config.with_changes(**{name: settings[name] for name in named if name in settings})
 
 

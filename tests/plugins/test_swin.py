@@ -429,6 +429,20 @@ def test_a_models_name_its_weights_switches_and_a_new_head(tmp_path: Path) -> No
         vitzoo.load(file, reset="norm")
 
 
+def test_version_2_takes_no_weights_that_measure_offsets_otherwise(tmp_path: Path) -> None:
+    # Windows of 7, 7 and 4.
+    measured = vitzoo.create("swin/v2", **SMALL, pretrained_window_sizes=(4, 4, 0))
+    vitzoo.save(measured, tmp_path / "model")
+    words = r"by pretrained_window_sizes=\(\(4, 4\), \(4, 4\), \(0, 0\)\), this model by \(\(0, 0\), .* would be wrong"
+    with pytest.raises(CheckpointError, match=words):
+        vitzoo.create("swin/v2", weights=tmp_path / "model", **SMALL)
+    # The same said otherwise, and other windows that measure as the source's do.
+    last = measured.settings.window_of(2)
+    for same in ({"pretrained_window_sizes": (4, 4, last)}, {"img_size": 96, "pretrained_window_sizes": (4, 4, last)}):
+        loaded = vitzoo.create("swin/v2", weights=tmp_path / "model", **{**SMALL, **same})
+        assert torch.equal(loaded.norm.weight, measured.norm.weight)
+
+
 def test_a_directory_of_timms_and_the_authors_file_tell_their_model(tmp_path: Path) -> None:
     theirs = TimmSwin(**{**SMALL, "img_size": 224, "window_size": 7, "depths": (2, 2), "num_heads": (3, 6)})
     folder = tmp_path / "timm"
