@@ -81,12 +81,13 @@ def zeros(*shape, dtype=BF16, shift=0):
     return torch.zeros(torch.Size(shape).numel() + shift, dtype=dtype)[shift:].view(shape).requires_grad_()
 
 
-def kept_elsewhere(call):
-    """Return a call whose lse comes back to the backward at an address that is no multiple of 16."""
+def kept_elsewhere(call, moves):
+    """Return a call whose tensors of `moves` dimensions come back to the backward 8 bytes after a multiple of 16."""
     moved = {}
 
     def back(x):
-        return x if x.dtype == BF16 else moved.setdefault(x.data_ptr(), zeros(*x.shape, dtype=x.dtype, shift=1))
+        shift = 8 // x.itemsize
+        return moved.setdefault(x.data_ptr(), zeros(*x.shape, dtype=x.dtype, shift=shift)) if x.ndim in moves else x
 
     def run():
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x, back):
@@ -108,7 +109,9 @@ def calls():
         yield packed(zeros(2, 50, 3, 3, 32, shift=shift))
     yield packed(zeros(2, 50, 3 * 3 * 32 + 8)[..., :-8].unflatten(-1, (3, 3, 32)))
     yield packed(zeros(3, 2, 50, 3, 32).permute(1, 2, 0, 3, 4))
-    yield kept_elsewhere(packed(zeros(2, 50, 3, 3, 32)))
+    # lse, out, and both.
+    for moves in ({3}, {4}, {3, 4}):
+        yield kept_elsewhere(packed(zeros(2, 50, 3, 3, 32)), moves)
     for gap in (0, 8, 16, 1):
         yield three(*[zeros(2, 50, 3 * 32 + gap)[..., : 3 * 32].unflatten(-1, (3, 32)) for _ in range(3)])
     yield three(*[zeros(2, 3, 50, 32).transpose(1, 2) for _ in range(3)])

@@ -323,6 +323,17 @@ def test_what_comes_beside_the_tokens_may_lie_anywhere(random_qkv):
     assert torch.equal(dropout_mask(spread(seed), 0.5, (1, 2, 9, 9)), dropout_mask(seed, 0.5, (1, 2, 9, 9)))
 
 
+@pytest.mark.parametrize("num_tokens", [37, 300])
+def test_what_the_backward_needs_may_come_back_in_another_layout(random_qkv, num_tokens):
+    leaves = [x.requires_grad_() for x in random_qkv(2, num_tokens, num_tokens, 2, 16, dtype=F16)]
+    results = []
+    for back in (lambda x: x, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)):
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, back):
+            out = attention(*leaves)
+            results.append(torch.autograd.grad(out.square().sum(), leaves))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 @pytest.mark.parametrize(("num_tokens", "head_dim"), [(37, 72), (130, 16)])
 def test_a_packed_tensor_has_one_gradient_of_the_same_bits(num_tokens, head_dim):
     qkv = seeded(2, num_tokens, 3, 2, head_dim).half().requires_grad_()

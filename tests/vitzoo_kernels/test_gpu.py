@@ -32,6 +32,10 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
         (F32, 4, 31, 2, 4, 24),
         (BF16, 2, 577, 196, 4, 88),
         (BF16, 2, 1025, 1025, 2, 96),
+        # Pieces of 32, 16 and 8 columns that 4 and 8 warps multiply, which compilers have had trouble with.
+        (BF16, 4, 197, 197, 4, 32),
+        (BF16, 4, 96, 96, 4, 64),
+        (BF16, 4, 50, 50, 4, 80),
         # Many heads, each a program of its own forward, with every table for Hopper; all but the last two backward too.
         (BF16, 44, 197, 197, 6, 64),
         (F16, 44, 261, 261, 6, 64),
@@ -56,6 +60,8 @@ def test_output_lse_and_gradients_are_within_budget(
         (F16, 66, 257, 80, False, False, 0.1),
         (BF16, 66, 197, 64, True, True, 0.1),
         (BF16, 2, 577, 72, True, True, 0.2),
+        (BF16, 2, 197, 48, False, True, 0.1),
+        (BF16, 2, 197, 112, False, True, 0.0),
         (F32, 2, 261, 88, True, False, 0.5),
         (F16, 2, 50, 128, False, True, 0.0),
     ],

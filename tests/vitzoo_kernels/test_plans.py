@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import weakref
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,12 +25,14 @@ class FakeKernel:
 
     def __init__(self, kernel):
         self.name, self.arg_names = kernel.__name__, kernel.arg_names
-        self.first, self.later = [], []
+        self.first, self.later, self.programs = [], [], []
 
     def __getitem__(self, grid):
         def launch_once(**arguments):
             self.first.append((grid, [arguments.get(name) for name in self.arg_names]))
-            return FakeCompiled(self)
+            compiled = FakeCompiled(self.later)
+            self.programs.append(weakref.ref(compiled))
+            return compiled
 
         return launch_once
 
@@ -37,13 +40,14 @@ class FakeKernel:
 class FakeCompiled:
     function, packed_metadata = "function", "metadata"
 
-    def __init__(self, kernel):
-        self.kernel = kernel
+    def __init__(self, launches):
+        def run(x, y, z, stream, *arguments):
+            # Nobody watches: nothing is made for hooks, and none is called.
+            assert (stream, *arguments[:5]) == ("stream", "function", "metadata", None, None, None)
+            launches.append(((x, y, z), list(arguments[5:])))
 
-    def run(self, x, y, z, stream, *arguments):
-        # Nobody watches: nothing is made for hooks, and none is called.
-        assert (stream, *arguments[:5]) == ("stream", "function", "metadata", None, None, None)
-        self.kernel.later.append(((x, y, z), list(arguments[5:])))
+        # As Triton's launcher, it does not hold what it launches.
+        self.run = run
 
 
 @pytest.fixture
@@ -277,6 +281,16 @@ def test_ever_new_lengths_do_not_fill_the_memory(kernels, monkeypatch):
     for tokens in range(1, 9):
         attention(*torch.zeros(1, tokens, 3, 2, 64).unbind(2))
     assert len(launch._plans) <= 3
+
+
+def test_plans_keep_the_programs_that_they_launch(kernels):
+    """Triton unloads a program when nobody has the object that it gave for it."""
+    both_ways(torch.zeros(1, 300, 3, 2, 64, dtype=torch.bfloat16, requires_grad=True), attention_qkvpacked)
+    programs = [program for kernel in kernels.values() for program in kernel.programs]
+    assert len(programs) == 3
+    assert all(program() is not None for program in programs)
+    launch._plans.clear()
+    assert all(program() is None for program in programs)
 
 
 def test_plans_keep_no_memory_of_a_gpu(kernels):

@@ -93,13 +93,13 @@ def attention_backward(
     # The caller does not choose the strides of a gradient: that of out.sum() is one number expanded with stride 0.
     dout = dout if dout.stride()[-1] == 1 else dout.contiguous()
     dlse = None if dlse is None else dlse.contiguous()
+    # Whoever kept tensors in between, to save memory, may have laid them elsewhere: nothing of the forward's key holds.
+    out, lse = out.contiguous(), lse.contiguous()
     inputs_key, at = _asked(inputs)
     out_at, dout_at, lse_at = out.data_ptr(), dout.data_ptr(), lse.data_ptr()
     dlse_at = None if dlse is None else dlse.data_ptr()
     beside, beside_key, beside_at = _described(Extras(*extras)) if extras else _NOTHING
-    # Whoever kept tensors in between, to save memory, may have laid them elsewhere: nothing of the forward's key holds.
-    given = dout.dtype, dout.stride(), dout_at & 15, (out_at | lse_at) & 15, None if dlse_at is None else dlse_at & 15
-    key = "backward", scale, inputs_key, beside_key, given, bias_grad
+    key = "backward", scale, inputs_key, beside_key, *map(layout, (dout, dlse, out, lse)), bias_grad
     plans = _plans.get(key) or _plans.keep(
         key, *planning.plan_backward(dout, inputs, scale, Extras(*extras), bias_grad)
     )

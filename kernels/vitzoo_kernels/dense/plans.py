@@ -36,6 +36,7 @@ class Plan:
         self, kernel: Any, programs: int, arguments: dict[str, Any], *, holds: tuple[Tensor, ...] = ()
     ) -> None:
         self.kernel, self.grid, self.arguments, self.holds = kernel, (programs, 1, 1), arguments, holds
+        self.compiled: Any = None
         self.launch: Any = None
         self.stream: Any = None
         self.program: tuple[Any, ...] = ()
@@ -55,6 +56,8 @@ class Plan:
         # Triton compiles, launches and returns the compiled kernel; its interpreter returns None.
         compiled = self.kernel[self.grid](**self.arguments, **taken)
         if compiled is not None:
+            # Without anybody who has it, it would be unloaded.
+            self.compiled = compiled
             self.rest = tuple(self.arguments.get(name) for name in names[len(places) :])
             self.stream = _current_stream()
             # What hooks would be told, the hook before and the hook after a launch: none.
@@ -91,4 +94,4 @@ class Plans(dict[Hashable, tuple[Plan, ...]]):
 def layout(x: Tensor | None) -> Hashable:
     """Return what a kernel's code and its other arguments depend on of a tensor."""
     # Triton compiles another program for an address that 16 does not divide.
-    return None if x is None else (x.dtype, x.shape, x.stride(), x.data_ptr() & 15)
+    return None if x is None else (x.device, x.dtype, x.shape, x.stride(), x.data_ptr() & 15)
