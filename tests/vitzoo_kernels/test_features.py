@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.flop_counter import FlopCounterMode
 from vitzoo_kernels import attention, attention_qkvpacked, attention_reference, attention_varlen, dropout_mask
 from vitzoo_kernels.dense import configs
@@ -327,11 +328,16 @@ def test_what_comes_beside_the_tokens_may_lie_anywhere(random_qkv):
 def test_what_the_backward_needs_may_come_back_in_another_layout(random_qkv, num_tokens):
     leaves = [x.requires_grad_() for x in random_qkv(2, num_tokens, num_tokens, 2, 16, dtype=F16)]
     results = []
-    for back in (lambda x: x, lambda x: x.transpose(0, 1).contiguous().transpose(0, 1)):
+    for axes in ((0, 0), (0, 1), (-1, -2)):
+
+        def back(x, axes=axes):
+            return x.transpose(*axes).contiguous().transpose(*axes)
+
         with torch.autograd.graph.saved_tensors_hooks(lambda x: x, back):
             out = attention(*leaves)
             results.append(torch.autograd.grad(out.square().sum(), leaves))
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    for expected, *found in zip(*results, strict=True):
+        assert all(torch.equal(x, expected) for x in found)
 
 
 @pytest.mark.parametrize(("num_tokens", "head_dim"), [(37, 72), (130, 16)])
@@ -363,6 +369,67 @@ def test_the_operators_keep_their_contracts_with_everything(random_qkv):
     qkv = seeded(2, 5, 3, 2, 16).requires_grad_()
     check_operators((qkv,), (strided, mask, 0.5, seed), packed=True)
     check_operators((qkv[:1],), (None, None, 0.0, None, places, places, 3, 3), packed=True)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("way", ["compiled", "counted", "batched"])
+def test_the_backward_of_an_eager_call_is_seen_by_who_traces_counts_or_batches_it(random_qkv, way):
+    leaves = [x.requires_grad_() for x in random_qkv(1, 20, 20, 2, 16)]
+    dout = seeded(2, 1, 20, 2, 16)
+    out = attention(*leaves)
+    expected = [torch.autograd.grad(out, leaves, x, retain_graph=True) for x in dout]
+    if way == "counted":
+        with FlopCounterMode(display=False) as counter:
+            torch.autograd.grad(out, leaves, dout[0])
+        # Five products.
+        assert counter.get_total_flops() == 5 * 2 * 2 * 20 * 20 * 16
+    elif way == "batched":
+        found = torch.autograd.grad(out, leaves, dout, is_grads_batched=True)
+        assert all(torch.equal(a, torch.stack(b)) for a, b in zip(found, zip(*expected, strict=True), strict=True))
+    else:
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager", fullgraph=True)):
+            out.backward(dout[0])
+        for leaf, b in zip(leaves, expected[0], strict=True):
+            torch.testing.assert_close(leaf.grad, b)
+
+
+def test_a_key_of_a_class_of_its_own_goes_through_the_operators(random_qkv):
+    q, k, v = random_qkv(1, 9, 20, 2, 16)
+    bias = seeded(9, 20)
+    expected = attention(q, k, v, bias=bias)
+    for others, beside in (((TwoTensor(k, k), TwoTensor(v, v)), bias), ((k, v), TwoTensor(bias, bias))):
+        out = attention(q, *others, bias=beside)
+        assert type(out) is TwoTensor
+        assert torch.equal(out.a, expected)
+
+
+# torch's least finite numbers hide keys in many a mask.
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value|overflow):RuntimeWarning")
+@pytest.mark.parametrize("dtype", [F32, torch.bfloat16, F16], ids=str)
+@pytest.mark.parametrize("num_tokens", [20, 300])
+def test_a_bias_of_the_least_finite_number_hides_keys_and_a_row_of_it_is_their_mean(random_qkv, dtype, num_tokens):
+    bias = seeded(num_tokens, num_tokens)
+    bias[3] = bias[5, 4:] = torch.finfo(dtype).min
+    bias.requires_grad_()
+    # What nobody can look from has no gradient, as in a model that masks its loss.
+    dout = seeded(1, num_tokens, 2, 16)
+    dout[:, 3] = 0
+    results = []
+    for function in (attention, attention_reference):
+        leaves = [x.requires_grad_() for x in random_qkv(1, num_tokens, num_tokens, 2, 16)]
+        out = function(*leaves, bias=bias)
+        results.append([out, *torch.autograd.grad(out, (*leaves, bias), dout)])
+    for found, expected in zip(*results, strict=True):
+        # The error at -65504, where a float32 has steps of 1/256; beyond, all scores of the row are the same.
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-2 if dtype == F16 else 1e-5)
+
+
+def test_an_unused_seed_may_change_before_the_backward(random_qkv):
+    leaves = [x.requires_grad_() for x in random_qkv(1, 9, 9, 2, 16)]
+    seed = torch.tensor([3, 4])
+    out = attention(*leaves, dropout_seed=seed)
+    seed += 1
+    assert all(x.isfinite().all() for x in torch.autograd.grad(out.sum(), leaves))
 
 
 def check_operators(tensors, extras, *, packed):

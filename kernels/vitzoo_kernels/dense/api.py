@@ -114,14 +114,17 @@ def attention(
         q, k, v = _autocast(q, k, v)
     if scale is not None:
         _check_scale(scale)
-    eager = ops.is_eager(q)
+    plain = bias is None and key_mask is None and not dropout_p and dropout_seed is None
+    apart = cu_seqlens_q is None and cu_seqlens_k is None and max_seqlen_q is None and max_seqlen_k is None
+    beside = not (plain and apart)
+    eager = ops.is_eager(q) and ops.are_plain(k, v)
+    if eager and beside:
+        eager = ops.are_plain(bias, key_mask, dropout_seed, cu_seqlens_q, cu_seqlens_k)
     if not eager or dropout_p:
         # Eager calls are checked where they are planned: once for each kind. A refused one draws no random numbers.
         check_layouts(q, k, v)
     extras: tuple[Any, ...] = ()
-    plain = bias is None and key_mask is None and not dropout_p and dropout_seed is None
-    apart = cu_seqlens_q is None and cu_seqlens_k is None and max_seqlen_q is None and max_seqlen_k is None
-    if not (plain and apart):
+    if beside:
         cu_seqlens, max_seqlens = (cu_seqlens_q, cu_seqlens_k), (max_seqlen_q, max_seqlen_k)
         try:
             extras = _extras(q, k, bias, key_mask, dropout_p, dropout_seed, cu_seqlens, max_seqlens)
@@ -169,11 +172,12 @@ def attention_qkvpacked(
         (qkv,) = _autocast(qkv)
     if scale is not None:
         _check_scale(scale)
-    eager = ops.is_eager(qkv)
+    beside = not (bias is None and key_mask is None and not dropout_p and dropout_seed is None)
+    eager = ops.is_eager(qkv) and (not beside or ops.are_plain(bias, key_mask, dropout_seed))
     if not eager or dropout_p:
         check_layouts(*qkv.unbind(2))
     extras: tuple[Any, ...] = ()
-    if not (bias is None and key_mask is None and not dropout_p and dropout_seed is None):
+    if beside:
         tokens = qkv.select(2, 0)
         extras = _extras(tokens, tokens, bias, key_mask, dropout_p, dropout_seed, (None, None), (None, None))
     out, lse = ops.attend((qkv,), scale, extras, eager=eager, with_lse=return_lse)
@@ -324,7 +328,10 @@ def _extras(
     for name, tensor in (("bias", bias), ("key_mask", key_mask)):
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"{name} is on {tensor.device} and q on {q.device}; move them to one device")
-    if dropout_p and dropout_seed is None:
+    if not dropout_p:
+        # Nobody uses it, and whoever changes it need not stop the backward.
+        dropout_seed = None
+    elif dropout_seed is None:
         # Two draws of 62 bits, of a call that nothing above refused; torch.compile draws from its own generator.
         dropout_seed = torch.randint(2**62, (2,), dtype=torch.int64, device=q.device)
     lengths = tuple(0 if length is None else length for length in max_seqlens)
@@ -374,5 +381,5 @@ def _check_sequences(
         if offsets.device != q.device:
             raise ValueError(f"{name} is on {offsets.device} and q on {q.device}; move them to one device")
     for name, length in zip(("max_seqlen_q", "max_seqlen_k"), max_seqlens, strict=True):
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        if isinstance(length, bool) or not isinstance(length, int | torch.SymInt) or length < 1:
             raise ValueError(f"{name} is {length!r}; it is the length of the longest sequence, at least 1")

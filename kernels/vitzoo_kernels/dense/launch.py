@@ -100,9 +100,13 @@ def attention_backward(
     dlse_at = None if dlse is None else dlse.data_ptr()
     beside, beside_key, beside_at = _described(Extras(*extras)) if extras else _NOTHING
     key = "backward", scale, inputs_key, beside_key, *map(layout, (dout, dlse, out, lse)), bias_grad
-    plans = _plans.get(key) or _plans.keep(
-        key, *planning.plan_backward(dout, inputs, scale, Extras(*extras), bias_grad)
-    )
+    plans = _plans.get(key)
+    if plans is None:
+        if any(x.stride()[-1] != 1 for x in inputs):
+            # These too may have been laid elsewhere.
+            inputs = [x.contiguous() for x in inputs]
+            return attention_backward(dout, dlse, inputs, out, lse, scale, extras, bias_grad=bias_grad)
+        plans = _plans.keep(key, *planning.plan_backward(dout, inputs, scale, Extras(*extras), bias_grad))
     grads = [empty_like(x) for x in plans[0].holds]
     # The kernel for queries fills delta, and the later ones read it.
     delta = None if len(plans) == 1 else empty_like(lse)

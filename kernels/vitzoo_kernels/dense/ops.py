@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from vitzoo_kernels.dense import flops
 from vitzoo_kernels.dense.layouts import scale_of
 
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter, type(None))
 _EXTRAS = (
     "Tensor? bias=None, Tensor? key_mask=None, float dropout_p=0.0, Tensor? seed=None,"
     " Tensor? cu_q=None, Tensor? cu_k=None, SymInt max_q=0, SymInt max_k=0"
@@ -76,6 +76,11 @@ def is_eager(x: Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
     )
+
+
+def are_plain(*tensors: Tensor | None) -> bool:
+    """Return whether none of them is of a class that computes in its own way."""
+    return all(type(x) in _PLAIN_TYPES for x in tensors)
 
 
 def _refuse_forward_mode(inputs: tuple[Tensor, ...], extras: tuple[Any, ...]) -> None:
@@ -252,8 +257,13 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        # With create_graph=True the operator, which says that it has no second derivative.
-        return _differentiate(ctx, *grads, eager=not torch.is_grad_enabled())
+        given = [x for x in grads if x is not None]
+        # With create_graph=True the operator, which says that it has no second derivative; and for whoever traces,
+        # counts or batches the backward alone.
+        eager = not torch.is_grad_enabled() and all(is_eager(x) for x in given)
+        if eager:
+            eager = not any(torch._C._functorch.is_legacy_batchedtensor(x) for x in given)
+        return _differentiate(ctx, *grads, eager=eager)
 
 
 def _no_second_derivative(ctx: Any, *grads: Tensor) -> None:

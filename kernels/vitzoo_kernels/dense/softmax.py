@@ -29,6 +29,8 @@ from vitzoo_kernels.dense.tiles import (
 # Below any finite score, yet finite: while a row has seen only -inf scores, (-inf) - LOWEST is -inf, not NaN.
 LOWEST = tl.constexpr(-3.4028234663852886e38)
 LN_2 = tl.constexpr(0.6931471805599453)
+# Times log2(e) it leaves scores of 1e36 room below the largest float32.
+LEAST_BIAS = tl.constexpr(-2.35e38)
 
 
 @triton.jit
@@ -125,6 +127,10 @@ def _scores(
             bias_head, m.to(tl.int64)[:, None], n.to(tl.int64)[None, :], strides[4], strides[5], inside,
             MASK_M or MASKED,
         )  # fmt: skip
+        if bias_head.dtype.element_ty != tl.float16:
+            # Times log2(e), the least finite number, with which masks hide keys, would be -inf, and a row of it NaN.
+            least = tl.maximum(bias, LEAST_BIAS, propagate_nan=tl.PropagateNan.ALL)
+            bias = tl.where(bias == float("-inf"), bias, least)
         scores = scores * scale_log2 + bias * LOG2_E
         seen = tl.maximum(seen, tl.max(((bias != float("-inf")) & allowed[None, :]).to(tl.int32), axis=1))
     elif MASKED:

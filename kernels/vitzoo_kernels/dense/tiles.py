@@ -381,8 +381,10 @@ def slopes(
     exponents = (-products if NEGATIVE else products) * scale_log2 - lse * LOG2_E
     if bias_head is not None:
         bias = load_bias(bias_head, m, n, bias_strides[0], bias_strides[1], allowed, True)
+        # No weight is more than 1, but where all scores are huge the rounded lse says otherwise. NaN stays NaN.
+        exponents = tl.minimum(exponents + bias * LOG2_E, 0.0, propagate_nan=tl.PropagateNan.ALL)
         # (-inf) - (-inf) of a query that may look at no key would be NaN.
-        weights = tl.where(bias == float("-inf"), 0.0, tl.exp2(exponents + bias * LOG2_E))
+        weights = tl.where(bias == float("-inf"), 0.0, tl.exp2(exponents))
     else:
         if ZEROS and not SELECT:
             # No weight is more than 1, but exp(0 - lse) of a row of zeros can be infinite. NaN stays NaN.
