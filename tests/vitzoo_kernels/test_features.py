@@ -424,6 +424,20 @@ def test_a_bias_of_the_least_finite_number_hides_keys_and_a_row_of_it_is_their_m
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-2 if dtype == F16 else 1e-5)
 
 
+class Packed(torch.nn.Module):
+    def forward(self, x, places):
+        return attention_varlen(x, x, x, places, places, max_seqlen_q=x.shape[0], max_seqlen_k=x.shape[0])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_packed_sequences_export_with_a_number_of_tokens_that_changes(strict):
+    model, places = Packed(), torch.tensor([0, 5, 12], dtype=torch.int32)
+    tokens = {0: torch.export.Dim("tokens", min=4, max=400)}
+    exported = torch.export.export(model, (seeded(12, 2, 16), places), dynamic_shapes=(tokens, None), strict=strict)
+    x, places = seeded(30, 2, 16), torch.tensor([0, 9, 30], dtype=torch.int32)
+    assert torch.equal(exported.module()(x, places), model(x, places))
+
+
 def test_an_unused_seed_may_change_before_the_backward(random_qkv):
     leaves = [x.requires_grad_() for x in random_qkv(1, 9, 9, 2, 16)]
     seed = torch.tensor([3, 4])
