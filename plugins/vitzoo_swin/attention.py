@@ -221,16 +221,21 @@ class CosineAttention(WindowAttention):
         return self.proj(x)
 
 
+def measure_of(window: Pair, pretrained: Pair) -> Pair:
+    """Return the sides by which offsets in a window are measured: the pretrained ones, its own where these are 0."""
+    return pretrained[0] or window[0], pretrained[1] or window[1]
+
+
 def log_offsets(window: Pair, pretrained: Pair, like: Tensor) -> Tensor:
     """Return every offset in a window on a logarithmic scale, ((2h - 1) * (2w - 1), 2), in the dtype of `like`.
 
     Source: arXiv 2111.09883, equation 4, with offsets of up to 8 of which the logarithm's base makes 1.
     """
     sides = []
-    for side, reference in zip(window, pretrained, strict=True):
+    for side, reference in zip(window, measure_of(window, pretrained), strict=True):
         # In float32 whatever the model's dtype: what the published weights were trained on.
         offsets = torch.arange(1 - side, side, device=like.device, dtype=torch.float32)
-        offsets = offsets / max((reference or side) - 1, 1) * 8
+        offsets = offsets / max(reference - 1, 1) * 8
         sides.append(offsets.sign() * torch.log2(offsets.abs() + 1.0) / 3.0)
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     return torch.stack([rows, columns], dim=-1).flatten(0, 1).to(like.dtype)

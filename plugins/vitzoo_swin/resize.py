@@ -14,7 +14,7 @@ from vitzoo.embed.resample import resample_patch_kernel
 from vitzoo.errors import CheckpointError
 from vitzoo.weights.adapt import with_channels
 from vitzoo.weights.report import Note
-from vitzoo_swin.attention import TableAttention, WindowAttention
+from vitzoo_swin.attention import TableAttention, WindowAttention, measure_of
 from vitzoo_swin.config import Pair, SwinConfig
 
 TABLE, KERNEL = "relative_position_bias_table", "patch_embed.proj.weight"
@@ -72,7 +72,7 @@ def _measured_otherwise(config: SwinConfig, source: SwinConfig | None) -> list[N
     for stage in range(len(config.depths)):
         old, new = source.window_of(stage), config.window_of(stage)
         theirs, ours = source.pretrained_window_sizes[stage], config.pretrained_window_sizes[stage]
-        if old == new and (theirs if any(theirs) else old) != (ours if any(ours) else new):
+        if old == new and measure_of(old, theirs) != measure_of(new, ours):
             raise CheckpointError(
                 f"the source measures offsets by pretrained_window_sizes={source.pretrained_window_sizes}, this model "
                 f"by {config.pretrained_window_sizes} (0: its own windows), and the numbers would be wrong; nothing "

@@ -14,7 +14,7 @@ from foreign import TWINS
 from safetensors.torch import save_file
 
 import vitzoo
-from vitzoo.errors import CheckpointError
+from vitzoo.errors import CheckpointError, ConfigError
 from vitzoo.preprocess import CLIP_MEAN, Preprocess
 from vitzoo.weights import pages
 
@@ -151,6 +151,9 @@ def test_a_bare_file_with_positions_of_no_square_needs_the_size_of_its_images(tm
     for other in ({}, {"img_size": 64}):
         with pytest.raises(CheckpointError, match=words):
             vitzoo.load(tmp_path / "timm.safetensors", **told, **other)
+    for wrong in ("big", (1, 2, 3)):
+        with pytest.raises(ConfigError, match="img_size"):
+            vitzoo.load(tmp_path / "timm.safetensors", img_size=wrong, **told)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vitzoo.config import ViTConfig
 from vitzoo.errors import CheckpointError
 from vitzoo.weights.formats.names import depth_of
 
@@ -56,11 +57,12 @@ def infer(
         settings["pos_embed"] = "none"
     possible = (False, True) if no_embed_class is None else (no_embed_class,)
     if img_size is None and asked is not None and rows is not None:
-        height, width = _two(asked)
+        # A config says what is wrong with a size that is none.
+        height, width = ViTConfig().with_changes(img_size=asked, patch_size=1).img_size
         fits = (height // patch_h) * (width // patch_w) in (rows, rows - _prefix(settings))
         img_size = asked if fits and _square_of(rows, settings, possible[:1]) is None else None
     if img_size is not None:
-        height, width = _two(img_size)
+        height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         settings["img_size"] = (height, width)
         if height % patch_h or width % patch_w:
             # The source's convolution passes over the pixels that make no whole patch.
@@ -113,11 +115,6 @@ def _of_a_block(state: Mapping[str, Tensor], dim: int) -> dict[str, Any]:
     elif state[f"{prefix}mlp.fc1.weight"].shape[0] == 2 * hidden:
         settings["mlp"] = "swiglu_packed"
     return settings
-
-
-def _two(size: int | Sequence[int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
 
 
 def _prefix(settings: Mapping[str, Any]) -> int:
