@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import kernels, peers, timing
+from benchmarks.calls import draw_inputs
 from benchmarks.correct import Judge
 from benchmarks.shapes import Shape
 
@@ -21,10 +22,10 @@ SHAPE = Shape(batch=1, tokens=50, heads=12, head_dim=64)
 def measure(names: Sequence[str], dtype: torch.dtype, device: torch.device, *, quick: bool) -> list[dict[str, Any]]:
     """Return a row for forward without gradients, forward that keeps what backward needs, and forward and backward."""
     shape = Shape(batch=1, tokens=17, heads=1, head_dim=16) if quick else SHAPE
-    qkv = torch.randn(shape.batch, shape.tokens, 3, shape.heads, shape.head_dim, device=device, dtype=dtype)
-    dout = torch.randn(shape.batch, shape.tokens, shape.heads * shape.head_dim, device=device, dtype=dtype)
+    sets = draw_inputs(shape, dtype, device, cache_bytes=0, seed=shape.tokens)
+    qkv = sets.qkv[0]
     rounds, calls = (3, 2) if quick else (31, CALLS)
-    judge = Judge(qkv, dout, shape)
+    judge = Judge(qkv, sets.dout[0], shape)
     rows = []
     for direction in ("forward", "forward, training", "forward and backward"):
         runs: dict[str, Callable[[], object]] = {}

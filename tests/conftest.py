@@ -28,16 +28,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """End a worker whose GPU an earlier test broke: all its later tests would fail, those of a new worker need not."""
-    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("gpu"):
-        import torch
+    """Let every run draw the same numbers, in fixtures too, and end a worker whose GPU an earlier test broke.
 
-        if torch.cuda.is_initialized():
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError:
-                os._exit(1)
+    All later tests of that worker would fail; those of a new worker need not.
+    """
+    import torch
+
+    if "PYTEST_XDIST_WORKER" in os.environ and item.get_closest_marker("gpu") and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)
+    # That of the CPU alone: torch.manual_seed goes to the GPU too, and fails where it is broken.
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture
