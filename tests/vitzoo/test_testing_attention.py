@@ -15,7 +15,7 @@ from wrong import failed, fault, outcomes_of
 import vitzoo
 from vitzoo.attention.caps import AttentionCaps, AttentionProblem, Reason
 from vitzoo.registry import Registry
-from vitzoo.testing import Unavailable, check_attention
+from vitzoo.testing import Unavailable, check_attention, low_precision_attention
 
 PLAIN = AttentionCaps(devices=("cpu",), dtypes=("float32",), head_dims=(32,), backward=True)
 ALL = replace(PLAIN, cross=True, bias=True, bias_grad=True, key_mask=True, dropout=True, lse=True)
@@ -85,6 +85,14 @@ def wrong_dk_tail(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
 
 def no_gradient_to_v(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
     return 0.5 * right(q, k, v, **options) + 0.5 * right(q, k, v.detach(), **options)
+
+
+def gradient_of_its_own_to_q(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
+    return right(q, k, v, **options) + 1e-3 * (q - q.detach())
+
+
+def term_by_term(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+    return low_precision_attention(q, k, v, order=100, **options)[0].contiguous()
 
 
 def partly_written(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Any:
@@ -217,6 +225,7 @@ def wrong_fake(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -
             "out is the one key's value",
         ),
         (no_gradient_to_v, PLAIN, "numbers_float32_n1", "with one key dv is the sum of dout"),
+        (gradient_of_its_own_to_q, PLAIN, "numbers_float32_n1", "with one key no gradient of out reaches q and k: dq"),
         (scaling_with_dropout, ALL, "dropout_off", "dropout_p=0.0 changes the output"),
         (first_keys_only, replace(PLAIN, cross=True), "cross", "over the budget"),
         (finite_bias, ALL, "bias_hides", "a query whose bias is -inf for every key must give zeros"),
@@ -303,6 +312,13 @@ def test_a_backend_that_is_wrong_in_one_way_is_caught(
 ) -> None:
     meta = {} if caps is None else {"caps": caps}
     assert words in fault("attention", attend, check, **meta)
+
+
+def test_roundings_of_honest_sums_are_no_fault(registry: Registry) -> None:
+    caps = replace(PLAIN, cross=True, dtypes=("float32", "float16", "bfloat16"))
+    outcomes = outcomes_of("attention", term_by_term, "numbers_*", "cross", caps=caps)
+    assert len(outcomes) > 10
+    assert failed(outcomes) == {}
 
 
 def test_what_a_machine_cannot_run_is_skipped_with_what_is_missing(registry: Registry) -> None:

@@ -108,9 +108,13 @@ class Backend:
 def _check_single_key(function: AttentionFunction, q: Tensor, k: Tensor, v: Tensor, *, with_gradients: bool) -> None:
     """One key has the weight 1 whatever its score: out is v, dv the sum of dout, and no gradient reaches q and k.
 
-    The budget has no error to measure here. What may be left is one rounding: of out, and of the terms that cancel.
+    The budget has no error to measure here. What may be left is a rounding of out and of the terms that cancel, and
+    what sums, in whatever order, lose in float32, or in float64 for float64: half an eps of that for each term.
     """
-    eps = torch.finfo(q.dtype).eps
+    eps, eps_of_sums = (torch.finfo(x).eps for x in (q.dtype, torch.promote_types(q.dtype, torch.float32)))
+    # Two sums of a head dim's terms, which cancel: of dout with v and with out, and the score in forward and backward.
+    two_sums = eps + q.shape[-1] * eps_of_sums
+    sum_of_queries = q.shape[1] * eps_of_sums / 2
     leaves = [x.detach().requires_grad_(with_gradients) for x in (q, k, v)]
     result = function(*leaves)
     out = result[0] if isinstance(result, tuple) else result
@@ -119,14 +123,15 @@ def _check_single_key(function: AttentionFunction, q: Tensor, k: Tensor, v: Tens
         return
     dout = normal(q.shape, seed=9).to(q)
     dq, dk, dv = torch.autograd.grad(out, leaves, dout)
-    terms = eps * (dout.double() * v.double()).abs().sum(-1, keepdim=True) * q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5
+    terms = two_sums * (dout.double() * v.double()).abs().sum(-1, keepdim=True) * scale
     words = "no gradient of out reaches q and k"
     _assert_off_by_at_most("dq", dq, terms * k.double().abs(), words)
     _assert_off_by_at_most("dk", dk, (terms * q.double().abs()).sum(1, keepdim=True), words)
     # A backward computes the weight anew, as the exponential of a difference of two scores, each with its roundings.
-    weight = eps * (1 + q.shape[-1] ** -0.5 * (q.double() * k.double()).abs().sum(-1, keepdim=True))
+    weight = eps + two_sums * (q.double() * k.double()).abs().sum(-1, keepdim=True) * scale
     wrong = dv.double() - dout.double().sum(1, keepdim=True)
-    allowed = (weight * dout.double().abs()).sum(1, keepdim=True)
+    allowed = ((weight + sum_of_queries) * dout.double().abs()).sum(1, keepdim=True)
     _assert_off_by_at_most("dv", wrong, allowed, "dv is the sum of dout")
 
 
