@@ -16,13 +16,13 @@ from torch import Tensor
 from benchmarks.peers import OURS, Peer
 from benchmarks.shapes import Shape
 from vitzoo.testing import assert_within_budget, exact_attention, low_precision_attention
+from vitzoo.testing.budget import orders_for
 
 Function = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 TERMS = 16
 LONG = 300
-# Sums in so many orders. Of few elements, all can be right by luck: with 2 orders, 8 of 300 draws of 17 tokens and one
-# head had an honest float32 result refused, with 8 none. Long sequences have elements enough, and their sums take long.
-ORDERS, ORDERS_IF_LONG = 8, 2
+# Sums of long sequences in so many orders: they have elements enough, few of them right by luck, and they take long.
+ORDERS_IF_LONG = 2
 
 
 class Judge:
@@ -39,7 +39,7 @@ class Judge:
         dout_heads = _pick(dout.unflatten(-1, (shape.heads, shape.head_dim)), self._heads)
         inputs = [_pick(x, self._heads) for x in qkv.unbind(2)]
         self._truth = _results(exact_attention, [x.double() for x in inputs], dout_heads.double())
-        self._rounded = [_results(function, inputs, dout_heads) for function in yardsticks(shape.tokens, qkv.dtype)]
+        self._rounded = [_results(function, inputs, dout_heads) for function in yardsticks(shape, qkv.dtype)]
 
     def check(self, peer: Peer) -> None:
         """Assert that a peer's output and gradients, and our log-sum-exp, are finite and within the budget.
@@ -77,11 +77,12 @@ def sampled_heads(shape: Shape) -> list[tuple[int, int]]:
     return [divmod(i, shape.heads) for i in sorted({0, total // 2, total - 1})]
 
 
-def yardsticks(tokens: int, dtype: torch.dtype) -> list[Function]:
+def yardsticks(shape: Shape, dtype: torch.dtype) -> list[Function]:
     """Return the low-precision computations that the budget is derived from."""
+    tokens, rows = shape.tokens, shape.tokens * len(sampled_heads(shape))
     if tokens > LONG and dtype.itemsize == 2:
         return [rounded_attention]
-    orders = ORDERS_IF_LONG if tokens > LONG else ORDERS
+    orders = ORDERS_IF_LONG if tokens > LONG else orders_for(rows, dtype)
     return [partial(low_precision_attention, order=i) for i in range(orders)]
 
 

@@ -14,7 +14,7 @@ from vitzoo import AttentionCaps
 from vitzoo.registry import Registry
 from vitzoo.testing import assert_within_budget, low_precision_attention
 
-ORDERS = 4
+ORDERS = 8
 
 
 def results(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
