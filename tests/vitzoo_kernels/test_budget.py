@@ -242,3 +242,10 @@ def test_a_forward_alone_is_judged_without_gradients(random_qkv):
     assert seen == [[False] * 3]
     with pytest.raises(AssertionError, match="out .* over the budget"):
         check_attention_numbers(lambda *x, **o: attention_reference(*x, scale=1.0, **o), q, k, v, with_gradients=False)
+
+
+def test_no_image_at_all_is_within_budget(random_qkv):
+    inputs = random_qkv(0, 13, 9, 2, 16)
+    check_attention_numbers(attention_reference, *inputs)
+    with pytest.raises(AssertionError, match=r"^out: shape \(0, 12, 2, 16\), expected \(0, 13, 2, 16\)"):
+        check_attention_numbers(lambda q, k, v: q[:, 1:], *inputs, with_lse=False, with_gradients=False)

@@ -104,7 +104,9 @@ def assert_within_budget(
 
 def orders_for(rows: int, dtype: torch.dtype) -> int:
     """Return in how many orders `low_precision_attention` sums, to judge so many rows: images * heads * queries."""
-    return FEWEST_ORDERS if dtype.itemsize == 2 else min(max(-(-ROWS // rows), FEWEST_ORDERS), MOST_ORDERS)
+    if dtype.itemsize == 2:
+        return FEWEST_ORDERS
+    return min(max(-(-ROWS // max(rows, 1)), FEWEST_ORDERS), MOST_ORDERS)
 
 
 def check_attention_numbers(
