@@ -26,19 +26,20 @@ def measure(names: Sequence[str], dtype: torch.dtype, device: torch.device, *, q
     qkv = sets.qkv[0]
     rounds, calls = (3, 2) if quick else (31, CALLS)
     judge = Judge(qkv, sets.dout[0], shape)
+    usable: list[peers.Peer] = []
+    reasons: dict[str, str] = {}
+    for name in names:
+        try:
+            peer = peers.make_peer(name, shape)
+            judge.check(peer)
+            usable.append(peer)
+        except (peers.Unavailable, RuntimeError, AssertionError) as error:
+            if name == peers.OURS:
+                raise
+            reasons[name] = peers.why_not(error, [])
     rows = []
     for direction in ("forward", "forward, training", "forward and backward"):
-        runs: dict[str, Callable[[], object]] = {}
-        reasons: dict[str, str] = {}
-        for name in names:
-            try:
-                peer = peers.make_peer(name, shape)
-                judge.check(peer)
-                runs[name] = make_run(peer, direction, qkv)
-            except (peers.Unavailable, RuntimeError, AssertionError) as error:
-                if name == peers.OURS:
-                    raise
-                reasons[name] = peers.why_not(error, [])
+        runs: dict[str, Callable[[], object]] = {peer.name: make_run(peer, direction, qkv) for peer in usable}
         if direction == "forward" and qkv.is_cuda:
             runs["bare launch"] = kernels.bare_forward(*qkv.unbind(2))
         times = host_times(runs, device, rounds=rounds, calls=calls)
